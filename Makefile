@@ -1,0 +1,97 @@
+# The commands of this project; `make` alone lists them. A fresh clone needs Python 3.11, git, make and npm.
+#
+# Everything is installed into .venv at the versions and hashes of requirements.txt; the files .venv/installed and
+# .venv/installed-test say that this was done, so that a second call installs nothing.
+
+PYTHON = $(or $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done), \
+	$(error Python 3.11 is needed, but neither python3.11 nor python3 is one: install it, \
+	or say where it is with `make PYTHON=/path/to/python3.11`))
+PIP_INSTALL := .venv/bin/python -m pip install -qq --require-hashes --no-deps
+# Two makes at once in one clone: the second waits, and then finds nothing left to install.
+WITH_LOCK := $(if $(shell command -v flock),flock Makefile)
+
+# dvc.yaml says `python -m pipeline.…`: that is to be the python of .venv
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# 2: TensorFlow's errors without its remarks about this machine's processor
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+# without compiled bytecode each stage starts twice as slowly
+unexport PYTHONDONTWRITEBYTECODE
+# a git hook that calls make sets these; tests make repositories of their own
+unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
+
+.PHONY: help setup setup-test repro test test-slow lint format ui lock clean chromium
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
+
+setup:  ## make .venv and install the pinned packages into it (two minutes, the first time)
+	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed
+
+setup-test:
+	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed-test
+
+repro: setup  ## run the pipeline: what is out of date is made again, then the results are shown
+	dvc repro
+	python -m pipeline.summary
+
+test: setup-test chromium lint  ## what CI runs: lint, then every test that is not slow
+	python -m pytest -m "not slow"
+
+test-slow: setup-test  ## run the slow tests only
+	python -m pytest -m slow
+
+lint: setup-test  ## check style (ruff) and types (mypy); changes nothing
+	ruff check
+	ruff format --check
+	mypy
+
+format: setup-test  ## format the code and mend what ruff can mend
+	ruff check --fix
+	ruff format
+
+ui: setup  ## show the tracked runs in MLflow's web pages, on 127.0.0.1
+	python -m pipeline.ui
+
+lock: .venv/lock/bin/uv  ## write requirements*.txt from pyproject.toml; newest versions: make lock UPGRADE=--upgrade
+	echo "python-dateutil<3" | $(COMPILE) --constraints - --output-file requirements.txt
+	$(COMPILE) --extra test --constraints requirements.txt --output-file requirements-test.txt \
+		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt)
+
+clean:  ## remove the stages' outputs and the tools' caches; keeps .venv, DVC's cache and the tracked runs
+	rm -rf data/raw data/loaded data/prepared data/runs data/reports
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find pipeline tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# For the tests that look at a page in a browser; where Chromium cannot be installed, they are skipped.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& echo "Installing Debian's Chromium for the browser tests." \
+		&& export DEBIAN_FRONTEND=noninteractive && apt-get -qq update >/dev/null 2>&1 </dev/null \
+		&& apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1 </dev/null; } \
+		|| echo "No Chromium here: the browser tests will be skipped."
+
+.venv/bin/python3.11:
+	echo "Making .venv with $(PYTHON)."
+	$(PYTHON) -m venv --clear .venv
+
+# The .pth file lets `import pipeline` work from any folder; unlike `pip install -e` it builds nothing.
+.venv/installed: requirements.txt pyproject.toml | .venv/bin/python3.11
+	echo "Installing the packages of $<: two minutes, once."
+	$(PIP_INSTALL) -r $<
+	.venv/bin/python -c 'import os, pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), \
+		"experiment-pipeline.pth").write_text(os.getcwd() + "\n")'
+	touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	echo "Installing the packages of $<."
+	$(PIP_INSTALL) -r $<
+	touch $@
+
+# python-dateutil is held below 3, as uv would take 4 and, for it, older celery and graphene, which set no bound.
+COMPILE := .venv/lock/bin/uv pip compile pyproject.toml --quiet $(UPGRADE) --generate-hashes --no-annotate \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock"
+
+.venv/lock/bin/uv: | .venv/bin/python3.11
+	.venv/bin/python -m venv .venv/lock
+	.venv/lock/bin/python -m pip install -qq uv==0.13.9

@@ -1,0 +1,1 @@
+"""An experiment pipeline: Hydra owns the settings, DVC the data, MLflow the record of runs."""

@@ -1,0 +1,44 @@
+"""What every command line of the project shares: plain log lines, and one line for a user's mistake."""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+
+from pipeline.errors import DataError, SettingsError, TrainingError
+
+USERS_ERRORS = (DataError, SettingsError, TrainingError, OSError)
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+log = logging.getLogger(__name__)
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Return `main` as a command: it logs to stderr, and ends a user's mistake with one line and exit code 1."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        configure_logging()
+        try:
+            main()
+        except USERS_ERRORS as error:
+            sys.exit(f"error: {one_line(error)}")
+        except KeyboardInterrupt:
+            log.error("interrupted")
+            sys.exit(INTERRUPTED)
+
+    return run
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's text for the terminal; an OSError's begins with the path that it is about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def configure_logging() -> None:
+    """Send log lines to stderr as they are; of other packages only warnings."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("alembic", "mlflow", "matplotlib", "absl", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

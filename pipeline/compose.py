@@ -1,0 +1,128 @@
+"""Stage compose: conf/ → params.yaml, so that a plain `dvc repro` follows an edit of a Hydra config."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.command import command
+from pipeline.config import PARAMS_FILE, Settings, flatten, parse, read_yaml
+from pipeline.errors import SettingsError
+from pipeline.files import replacing
+
+CONF = Path("conf")
+LOCK = Path("dvc.lock")
+
+log = logging.getLogger(__name__)
+
+
+def run(conf: Path = CONF, overrides: Sequence[str] = ()) -> str:
+    """Return what `conf` composes to, as YAML text: byte for byte what `dvc exp run` writes.
+
+    Args:
+        conf: folder of the configs, with config.yaml in it.
+        overrides: in Hydra's grammar, such as `keras.units=64` or `experiment=quick`.
+
+    Raises:
+        SettingsError: Hydra cannot compose it, in one line.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+            composed = compose("config", list(overrides))
+            OmegaConf.resolve(composed)
+            return OmegaConf.to_yaml(composed)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise SettingsError(f"{conf}/ does not compose: {' '.join(str(error).split())}") from error
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return one line for each key that differs between two composed configs.
+
+    >>> changes({"keras": {"units": 512}}, {"keras": {"units": 64}, "seed": 1})
+    ['keras.units: 512 → 64', 'seed: (none) → 1']
+    """
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, ...) != after.get(key, ...)
+    ]
+
+
+def check_stages(settings: Settings) -> None:
+    """Raise SettingsError where the settings ask for what the DVC stages cannot give."""
+    if settings.keras.warm_start:
+        raise SettingsError(
+            "keras.warm_start: false is needed in `dvc repro`, as a stage cannot start from its own output, "
+            "but got True; use `python -m pipeline.train keras.warm_start=true`"
+        )
+
+
+def write(text: str, params: Path = PARAMS_FILE, lock: Path = LOCK) -> None:
+    """Bring `params` up to date with the composed `text`, and log each key that changes.
+
+    Raises:
+        SettingsError: `params` was edited by hand: neither `lock` nor conf/ knows its content.
+    """
+    if not params.exists():
+        log.info("%s: written from %s/", params, CONF)
+    elif params.read_text(encoding="utf-8") == text:
+        return
+    else:
+        differing = changes(read_yaml(params), yaml.safe_load(text))
+        if _md5(params) != _locked_md5(params, lock):
+            raise SettingsError(
+                f"{params}: made from {CONF}/, never edited, but it holds values that {CONF}/ does not: "
+                f"{'; '.join(changes(yaml.safe_load(text), read_yaml(params)))}. Set them in "
+                f"{', '.join(_places(differing))}, or give the file up: `rm {params}`; then `dvc repro`"
+            )
+        for line in differing:
+            log.info("%s", line)
+    with replacing(params) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _locked_md5(path: Path, lock: Path) -> str | None:
+    """Return the md5 of `path` as an output of stage compose, as dvc.lock has it."""
+    if not lock.exists():
+        return None
+    outs = read_yaml(lock).get("stages", {}).get("compose", {}).get("outs", [])
+    return next((out["md5"] for out in outs if out["path"] == path.name), None)
+
+
+def _places(differing: list[str]) -> list[str]:
+    """Return the folders and files of conf/ in which the keys of `changes` are set."""
+    keys = [line.split(":")[0] for line in differing]
+    places = {f"{CONF}/{key.split('.')[0]}/" if "." in key else f"{CONF}/config.yaml" for key in keys}
+    return sorted(places)
+
+
+@command
+def main() -> None:
+    """Compose conf/ into params.yaml; inside `dvc exp run`, which has composed already, only check it."""
+    text = run()
+    if os.environ.get("DVC_EXP_NAME") and PARAMS_FILE.exists():
+        kept = read_yaml(PARAMS_FILE)
+        check_stages(parse(kept))
+        for line in changes(yaml.safe_load(text), kept):
+            log.info("experiment: %s", line)
+        return
+    check_stages(parse(yaml.safe_load(text)))
+    write(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Stage evaluate: both trained nets on rows that no training saw: metrics, confusion matrices, pictures."""
+
+import csv
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import metrics, pictures, tracking, train_keras, train_scratch, trained
+from pipeline.command import command
+from pipeline.config import NETS, load_params
+from pipeline.files import Arrays, load_arrays, replacing
+from pipeline.metrics import Scores
+from pipeline.paths import REPORTS, RUNS, prepared
+from pipeline.trained import Trained
+
+LOGITS = {"scratch": train_scratch.logits, "keras": train_keras.logits}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What evaluating one net gives.
+
+    Attributes:
+        test: the scores on the test rows.
+        metrics: by name: test_loss, test_accuracy, train_accuracy, train_test_gap, macro averages; for a
+            binary task test_roc_auc.
+        per_class: precision, recall and f1 on the test rows, by class.
+        images: pictures as PNG, by name.
+    """
+
+    test: Scores
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    images: dict[str, bytes]
+
+    def flat_metrics(self) -> dict[str, float]:
+        """Return all figures by one name each; MLflow groups its charts by what stands before the slash."""
+        by_class = {
+            f"test_{name}/{label}": value
+            for label, figures in self.per_class.items()
+            for name, value in figures.items()
+        }
+        return self.metrics | by_class
+
+
+def run(result: Trained, data: Arrays) -> Report:
+    """Return the report of one trained net.
+
+    Args:
+        result: the trained net.
+        data: the prepared dataset that it was trained on; X_train, Y_train, X_test and Y_test are read.
+    """
+    test = metrics.score(LOGITS[result.net](result, data["X_test"]), data["Y_test"])
+    train = metrics.score(LOGITS[result.net](result, data["X_train"]), data["Y_train"])
+    per_class = metrics.per_class(test)
+    figures = {
+        "test_loss": test.loss,
+        "test_accuracy": test.accuracy,
+        "train_accuracy": train.accuracy,
+        "train_test_gap": train.accuracy - test.accuracy,
+    }
+    for name in ("precision", "recall", "f1"):
+        figures[f"test_{name}"] = float(np.mean([by_name[name] for by_name in per_class.values()]))
+    images = _images(result, data["X_test"], test)
+    if test.proba.shape[1] == 1:
+        false_rate, true_rate, figures["test_roc_auc"] = metrics.roc(test)
+        images["roc_curve"] = pictures.to_png(pictures.roc_curve(false_rate, true_rate, figures["test_roc_auc"]))
+    return Report(test, figures, per_class, images)
+
+
+def _images(result: Trained, X: np.ndarray, test: Scores) -> dict[str, bytes]:
+    """Return the pictures that every net has, and those of image data."""
+    title = f"{result.net} on {result.dataset}"
+    first = next(iter(result.weights.values()))
+    figures = {
+        "learning_curves": pictures.learning_curves(result.history, title),
+        "confusion_matrix": pictures.confusion_matrix(
+            metrics.confusion_matrix(test), [str(label) for label in range(test.n_classes)]
+        ),
+        "first_layer_weights": pictures.first_layer_weights(first if result.net == "scratch" else first.T),
+    }
+    if result.dataset == "mnist":
+        figures["most_confident_errors"] = pictures.most_confident_errors(X, test.actual, test.proba)
+    return {name: pictures.to_png(figure) for name, figure in figures.items()}
+
+
+def write(reports: dict[str, Report], common: dict[str, bytes], folder: Path) -> None:
+    """Write the reports by net: metrics.json, per_class.json, predictions as CSV, pictures/."""
+    _write_json({net: report.metrics for net, report in reports.items()}, folder / "metrics.json")
+    _write_json({net: report.per_class for net, report in reports.items()}, folder / "per_class.json")
+    for net, report in reports.items():
+        with replacing(folder / f"{net}_predictions.csv") as new, new.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["actual", "predicted"])
+            writer.writerows(zip(report.test.actual.tolist(), report.test.predicted.tolist(), strict=True))
+    with replacing(folder / "pictures") as new:
+        new.mkdir()
+        for name, png in common.items():
+            (new / f"{name}.png").write_bytes(png)
+        for net, report in reports.items():
+            for name, png in report.images.items():
+                (new / f"{net}_{name}.png").write_bytes(png)
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    with replacing(path) as new:
+        new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@command
+def main() -> None:
+    """Evaluate data/runs/ into data/reports/, and add the figures to the runs in MLflow that made the weights."""
+    settings = load_params()
+    results = {net: trained.load(RUNS / net) for net in NETS}
+    data = {result.dataset: load_arrays(prepared(result.dataset)) for result in results.values()}
+    reports = {net: run(result, data[result.dataset]) for net, result in results.items()}
+    common = {"activations": pictures.to_png(pictures.activations())}
+    if "mnist" in data:
+        X, Y = data["mnist"]["X_train"][:20], data["mnist"]["Y_train"][:20]
+        common["sample_digits"] = pictures.to_png(pictures.sample_digits(X, Y.argmax(axis=1)))
+    write(reports, common, REPORTS)
+    for net, report in reports.items():
+        log.info("%s on %s: test accuracy %.4f", net, results[net].dataset, report.metrics["test_accuracy"])
+        run_id = tracking.find_run(settings, results[net].weights_sha256)
+        if run_id is None:
+            log.warning("%s: no run in the tracking store has made these weights; its figures stay local", net)
+        else:
+            tracking.log_report(run_id, report.flat_metrics(), report.images)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""How a training shows itself: a bar in a terminal, one log line an epoch elsewhere."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+from pipeline.trained import OnEpochEnd
+
+log = logging.getLogger(__name__)
+
+
+def describe(metrics: dict[str, float]) -> str:
+    """Return metrics as people read them.
+
+    >>> describe({"loss": 0.123456, "val_accuracy": 0.98})
+    'loss 0.1235  val_accuracy 0.9800'
+    """
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+@contextlib.contextmanager
+def progress(title: str, n_epochs: int) -> Iterator[OnEpochEnd]:
+    """Yield the callback that shows each epoch of a training."""
+    if not sys.stderr.isatty():
+        yield lambda epoch, metrics: log.info("%s epoch %d/%d  %s", title, epoch + 1, n_epochs, describe(metrics))
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=n_epochs, metrics="")
+        yield lambda epoch, metrics: bar.update(task, completed=epoch + 1, metrics=describe(metrics))
+
+
+def each(*callbacks: OnEpochEnd) -> OnEpochEnd:
+    """Return one callback that calls all of them in turn."""
+
+    def on_epoch_end(epoch: int, metrics: dict[str, float]) -> None:
+        for callback in callbacks:
+            callback(epoch, metrics)
+
+    return on_epoch_end

@@ -1,0 +1,49 @@
+"""`python -m pipeline.summary`: the results of the last `dvc repro` as a table, and where to look next."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.command import command
+from pipeline.paths import REPORTS
+
+COLUMNS = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
+    "test_f1": "test F1",
+    "train_test_gap": "train − test",
+}
+NEXT = """
+dvc metrics show        every figure, by class too     dvc plots show    learning curves, confusion matrices
+make ui                 the runs, side by side         {pictures}/
+python -m pipeline.train net=keras keras.units=256     one more run, with other settings
+"""
+
+
+def run(metrics: dict[str, dict[str, float]], datasets: dict[str, str]) -> Table:
+    """Return the table of the figures by net."""
+    table = Table("net", "dataset", *COLUMNS.values())
+    for net, figures in metrics.items():
+        table.add_row(net, datasets[net], *(f"{figures[name]:.4f}" for name in COLUMNS))
+    return table
+
+
+def _read(path: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@command
+def main() -> None:
+    """Print the table and the next commands."""
+    from pipeline.paths import RUNS
+
+    metrics = _read(REPORTS / "metrics.json")
+    console = Console()
+    console.print(run(metrics, {net: _read(RUNS / net / "net.json")["dataset"] for net in metrics}))
+    console.print(NEXT.format(pictures=REPORTS / "pictures"), highlight=False)
+
+
+if __name__ == "__main__":
+    main()

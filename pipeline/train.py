@@ -1,0 +1,107 @@
+"""One training outside the DAG, as a Hydra app: `python -m pipeline.train net=keras keras.units=64`."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
+from pipeline.config import Settings, parse
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from pipeline.trained import Trained
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, folder: Path, overrides: list[str]) -> "Trained":
+    """Train and evaluate `settings.net` on data made for these settings, as one tracked run.
+
+    Args:
+        settings: all settings.
+        folder: where the trained net is written, in a folder `net`.
+        overrides: what was asked for on the command line, for the run's name.
+    """
+    from pipeline import dataset, evaluate, tracking, trained
+    from pipeline.progress import each, progress
+
+    section = settings.section(settings.net)
+    data = dataset.make(settings, section.dataset)
+    with (
+        tracking.start_run(settings, settings.net, overrides) as tracked,
+        progress(settings.net, section.epochs) as show,
+    ):
+        result, model = _train(settings, data, each(show, tracked.on_epoch_end))
+        trained.save(result, folder / "net")
+        tracked.log_trained(result, folder / "net", settings, example=data["X_test"][:2], model=model)
+        report = evaluate.run(result, data)
+        tracked.log_report(report.flat_metrics(), report.images)
+    log.info("test accuracy %.4f, test loss %.4f", report.test.accuracy, report.test.loss)
+    log.info("run %s, in %s", tracked.run_id, folder)
+    return result
+
+
+def _train(settings: Settings, data: Any, on_epoch_end: Any) -> tuple["Trained", Any]:
+    """Return the trained net, and the `keras.Model` if it is one."""
+    if settings.net == "scratch":
+        from pipeline import train_scratch
+
+        return train_scratch.run(settings.scratch, data, settings.seed, on_epoch_end), None
+
+    from pipeline import train_keras, trained
+
+    initial = trained.load(train_keras.RUN).weights if settings.keras.warm_start else None
+    return train_keras.run(settings.keras, data, settings.seed, on_epoch_end, initial=initial)
+
+
+def objective(settings: Settings, result: "Trained") -> float:
+    """Return the figure that `settings.objective` names, of the last epoch.
+
+    Raises:
+        SettingsError: this run has no such figure, as it has no validation rows.
+    """
+    if settings.objective not in result.history:
+        raise SettingsError(
+            f"objective: one of {', '.join(result.history)} is needed where preprocess.validation_fraction is 0, "
+            f"but got {settings.objective}; see conf/config.yaml"
+        )
+    return result.history[settings.objective][-1]
+
+
+def app(composed: "DictConfig") -> float:
+    """Train with what Hydra has composed, and return the objective."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    hydra = HydraConfig.get()
+    result = run(settings, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    return objective(settings, result)
+
+
+def main() -> None:
+    """Hand `app` to Hydra; a user's mistake ends with one line."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    configure_logging()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them in its own way
+    try:
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(app)()
+    except USERS_ERRORS as error:
+        sys.exit(f"error: {one_line(error)}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Stage train_keras: a Keras MLP on a prepared dataset. The one module that imports tensorflow."""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline import tracking, trained
+from pipeline.command import command
+from pipeline.config import Keras, load_params
+from pipeline.errors import SettingsError, TrainingError
+from pipeline.files import Arrays, load_arrays
+from pipeline.nn.functions import ACTIVATIONS
+from pipeline.paths import RUNS, prepared
+from pipeline.progress import each, progress
+from pipeline.seeds import generator
+from pipeline.trained import OnEpochEnd, Trained
+
+RUN = RUNS / "keras"
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    settings: Keras,
+    data: Arrays,
+    seed: int,
+    on_epoch_end: OnEpochEnd = lambda epoch, metrics: None,
+    *,
+    initial: Arrays | None = None,
+) -> tuple[Trained, Any]:
+    """Train the MLP, and return what it has learned with the `keras.Model` itself.
+
+    Args:
+        settings: section keras.
+        data: X_train (n, d), Y_train (n, k), X_val, Y_val (0 rows: no validation), as preprocess makes them.
+        seed: ≥ 0; draws the initial weights, the order of the batches and the dropout.
+        on_epoch_end: called with the epoch from 0 and its metrics.
+        initial: weights to start from, as `Trained.weights` of an equal architecture; None: drawn anew.
+
+    Raises:
+        TrainingError: the loss is not finite; names the epoch and the learning rate.
+        SettingsError: `initial` does not fit the architecture.
+    """
+    keras = _keras()
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(int(generator(seed, "keras").integers(2**32)))
+    model = build(settings, data["X_train"].shape[1], data["Y_train"].shape[1])
+    if initial is not None:
+        _set_weights(model, initial)
+    validation = (data["X_val"], data["Y_val"]) if len(data["X_val"]) else None
+    history = model.fit(
+        data["X_train"],
+        data["Y_train"],
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        validation_data=validation,
+        callbacks=_callbacks(settings, on_epoch_end),
+        verbose=0,
+    )
+    result = Trained(
+        net="keras",
+        dataset=settings.dataset,
+        activations=(settings.activation,) * len(settings.units) + (model.layers[-1].activation.__name__,),
+        weights=get_weights(model),
+        history={key: [float(value) for value in values] for key, values in history.history.items()},
+        summary=summary(model),
+    )
+    return result, model
+
+
+def build(settings: Keras, n_features: int, n_outputs: int) -> Any:
+    """Return the compiled `keras.Model`: dense hidden layers, then one sigmoid or several softmax units.
+
+    Args:
+        settings: section keras.
+        n_features: columns of X, d.
+        n_outputs: columns of Y, k.
+    """
+    keras = _keras()
+    model = keras.Sequential([keras.Input((n_features,))], name="mlp")
+    for i, n_units in enumerate(settings.units):
+        penalty = keras.regularizers.L2(settings.l2) if settings.l2 else None
+        model.add(
+            keras.layers.Dense(
+                n_units, settings.activation, kernel_regularizer=penalty, name=f"dense_{i}" if i else "dense"
+            )
+        )
+        if settings.dropout:
+            model.add(keras.layers.Dropout(settings.dropout, name=f"dropout_{i}" if i else "dropout"))
+    last = f"dense_{len(settings.units)}"
+    model.add(keras.layers.Dense(n_outputs, "softmax" if n_outputs > 1 else "sigmoid", name=last))
+    optimizers = {"rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    model.compile(
+        optimizer=optimizers[settings.optimizer](settings.learning_rate),
+        loss="categorical_crossentropy" if n_outputs > 1 else "binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=settings.jit_compile,
+        steps_per_execution=settings.steps_per_execution,
+    )
+    return model
+
+
+def logits(result: Trained, X: np.ndarray) -> np.ndarray:
+    """Return the (k, n) logits of a Keras net, computed by NumPy: evaluating needs no TensorFlow.
+
+    Args:
+        result: a Keras net.
+        X: (n, d) float.
+
+    Returns:
+        float32; its softmax or sigmoid is `model.predict(X).T` up to rounding.
+    """
+    names = list(result.weights)  # dense/kernel, dense/bias, dense_1/kernel, ...
+    A = X.astype(np.float32, copy=False).T  # (d, n)
+    for i, (kernel, bias) in enumerate(zip(names[::2], names[1::2], strict=True)):
+        Z = result.weights[kernel].T @ A + result.weights[bias][:, None]
+        A = ACTIVATIONS[result.activations[i]][0](Z) if i < len(names) // 2 - 1 else Z
+    return A
+
+
+def get_weights(model: Any) -> Arrays:
+    """Return the weights as `<layer>/kernel` (n_in, n_out) and `<layer>/bias` (n_out,), first layer first."""
+    return {
+        f"{layer.name}/{variable.name}": np.asarray(variable)
+        for layer in model.layers
+        for variable in layer.trainable_variables
+    }
+
+
+def summary(model: Any) -> str:
+    """Return `model.summary()` as text."""
+    lines: list[str] = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    return "\n".join(lines) + "\n"
+
+
+def _set_weights(model: Any, initial: Arrays) -> None:
+    for name, array in get_weights(model).items():
+        if name not in initial or initial[name].shape != array.shape:
+            found = initial[name].shape if name in initial else "nothing"
+            raise SettingsError(
+                f"keras.warm_start: weights of the same layers are needed, but {name} is {array.shape} "
+                f"in this net and {found} in {RUN}; see keras.units"
+            )
+    for layer in model.layers:
+        layer.set_weights([initial[f"{layer.name}/{variable.name}"] for variable in layer.trainable_variables])
+
+
+def _callbacks(settings: Keras, on_epoch_end: OnEpochEnd) -> list[Any]:
+    keras = _keras()
+
+    def report(epoch: int, logs: dict[str, float]) -> None:
+        metrics = {name: float(value) for name, value in logs.items()}
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(
+                f"keras: a finite loss is needed, but it is {metrics['loss']} in epoch {epoch + 1} of "
+                f"{settings.epochs} at learning rate {settings.learning_rate}; try a smaller keras.learning_rate"
+            )
+        on_epoch_end(epoch, metrics)
+
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report)]
+    if settings.early_stopping is not None:
+        stopping = keras.callbacks.EarlyStopping(
+            monitor="val_loss", patience=settings.early_stopping, restore_best_weights=True
+        )
+        callbacks.append(stopping)
+    return callbacks
+
+
+def _keras() -> Any:
+    """Return the keras module on its TensorFlow backend; the import takes seconds, so only who trains pays."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    with _quiet_stderr():
+        import keras
+
+    return keras
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keep back what is written to stderr, unless the block fails.
+
+    TensorFlow 2.21's libraries note the processor's features as they load, whatever the log level says.
+    """
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(stderr, kept.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+@command
+def main() -> None:
+    """Train on the prepared dataset that `keras.dataset` names; write data/runs/keras/ and a run in MLflow."""
+    settings = load_params()
+    data = load_arrays(prepared(settings.keras.dataset))
+    with tracking.start_run(settings, "keras") as tracked, progress("keras", settings.keras.epochs) as show:
+        result, model = run(settings.keras, data, settings.seed, each(show, tracked.on_epoch_end))
+        log.info("%s", result.summary)
+        trained.save(result, RUN)
+        tracked.log_trained(result, RUN, settings, example=data["X_test"][:2], model=model)
+
+
+if __name__ == "__main__":
+    main()

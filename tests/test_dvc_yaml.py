@@ -1,0 +1,103 @@
+"""dvc.yaml says of each stage just what its code reads: modules, sections of the settings, files."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES: dict = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def module_file(name: str) -> Path | None:
+    """Return the file of a module of the project, from the root, or None if it is none."""
+    path = Path(*name.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if (ROOT / file).is_file():
+            return file
+    return None
+
+
+@cache
+def imports(file: Path) -> frozenset[Path]:
+    """Return the project's modules that `file` names in import statements, wherever they stand, and their packages."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    packages = {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
+    found = {module_file(name) for name in packages if name.split(".")[0] == "pipeline"}
+    return frozenset(path for path in found if path)
+
+
+def reached(file: Path) -> set[Path]:
+    """Return `file` and every module of the project that it imports, directly or not."""
+    seen: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += imports(path)
+    return seen
+
+
+def stage_file(stage: str) -> Path:
+    return Path("pipeline", f"{stage}.py")
+
+
+def listed_code(stage: str) -> set[Path]:
+    """Return the code files that dvc.yaml lists; pipeline/nn stands for all in it."""
+    code = [Path(dep) for dep in STAGES[stage]["deps"] if dep.startswith("pipeline")]
+    files = {file.relative_to(ROOT) for path in code for file in (ROOT / path).glob("*.py")}
+    return {path for path in code if path.suffix == ".py"} | files
+
+
+def sections_read(file: Path) -> set[str]:
+    """Return the settings that a stage's own module reads, as `settings.x` or `load_params().x`."""
+    text = (ROOT / file).read_text()
+    main = text[text.index("def main()") :]
+    return set(re.findall(r"(?:settings|load_params\(\))\.(\w+)", main)) - {"tracking"}
+
+
+def test_there_are_the_eight_stages():
+    assert list(STAGES) == [
+        "compose",
+        "fetch",
+        "load",
+        "synthesize",
+        "preprocess",
+        "train_scratch",
+        "train_keras",
+        "evaluate",
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_the_module_of_its_name(stage):
+    assert STAGES[stage]["cmd"] == f"python -m pipeline.{stage}"
+    assert (ROOT / stage_file(stage)).is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_each_module_that_it_imports(stage):
+    assert sorted(listed_code(stage)) == sorted(reached(stage_file(stage)))
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ("compose", "evaluate")])
+def test_a_stage_lists_the_params_that_it_reads(stage):
+    listed = {param.split(".")[0] for param in STAGES[stage].get("params", [])}
+    read = sections_read(stage_file(stage)) - {"section"}
+    if stage == "preprocess":
+        read |= {"scratch", "keras"}
+    assert listed == read
+
+
+def test_no_stage_depends_on_the_tracking_settings():
+    params = [param for stage in STAGES.values() for param in stage.get("params", [])]
+    assert not [param for param in params if param.startswith("tracking")]
