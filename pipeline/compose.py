@@ -41,7 +41,13 @@ def run(conf: Path = CONF, overrides: Sequence[str] = ()) -> str:
             OmegaConf.resolve(composed)
             return OmegaConf.to_yaml(composed)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise SettingsError(f"{conf}/ does not compose: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{conf}/ does not compose: {hydras_reason(error)}") from error
+
+
+def hydras_reason(error: Exception) -> str:
+    """Return what Hydra says is wrong, on one line, without its advice to add a key that nothing would read."""
+    reason, advises, _ = str(error).partition("\nTo append to your config")
+    return " ".join((reason.rstrip(".") + (": no such key" if advises else "")).split())
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -51,7 +51,7 @@ def load_arrays(path: Path) -> Arrays:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `dvc repro` makes it")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise DataError(f"{path}: an .npz archive of plain arrays is needed, but {error}") from error

@@ -98,7 +98,9 @@ def main() -> None:
     except USERS_ERRORS as error:
         sys.exit(f"error: {one_line(error)}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        from pipeline.compose import hydras_reason
+
+        sys.exit(f"error: {hydras_reason(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
