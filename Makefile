@@ -13,8 +13,7 @@ WITH_LOCK := $(if $(shell command -v flock),flock Makefile)
 
 # dvc.yaml says `python -m pipeline.…`: that is to be the python of .venv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# 2: TensorFlow's errors without its remarks about this machine's processor
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+
 # without compiled bytecode each stage starts twice as slowly
 unexport PYTHONDONTWRITEBYTECODE
 # a git hook that calls make sets these; tests make repositories of their own

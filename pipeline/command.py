@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -39,6 +40,8 @@ def one_line(error: BaseException) -> str:
 
 def configure_logging() -> None:
     """Send log lines to stderr as they are; of other packages only warnings."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("alembic", "mlflow", "matplotlib", "absl", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -91,10 +91,10 @@ def _images(result: Trained, X: np.ndarray, test: Scores) -> dict[str, bytes]:
 
 
 def write(reports: dict[str, Report], common: dict[str, bytes], folder: Path) -> None:
-    """Write the reports by net: metrics.json, per_class.json, predictions as CSV, pictures/."""
-    _write_json({net: report.metrics for net, report in reports.items()}, folder / "metrics.json")
-    _write_json({net: report.per_class for net, report in reports.items()}, folder / "per_class.json")
+    """Write the reports: of each net two files of metrics and its predictions; and pictures/ of both."""
     for net, report in reports.items():
+        _write_json(report.metrics, folder / f"{net}_metrics.json")
+        _write_json(report.per_class, folder / f"{net}_per_class.json")
         with replacing(folder / f"{net}_predictions.csv") as new, new.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["actual", "predicted"])

@@ -1,13 +1,15 @@
 """`python -m pipeline.summary`: the results of the last `dvc repro` as a table, and where to look next."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.command import command
-from pipeline.paths import REPORTS
+from pipeline.config import NETS
+from pipeline.paths import REPORTS, RUNS
 
 COLUMNS = {
     "test_accuracy": "test accuracy",
@@ -16,10 +18,11 @@ COLUMNS = {
     "train_test_gap": "train − test",
 }
 NEXT = """
-dvc metrics show        every figure, by class too     dvc plots show    learning curves, confusion matrices
-make ui                 the runs, side by side         {pictures}/
-python -m pipeline.train net=keras keras.units=256     one more run, with other settings
-"""
+dvc metrics show                                    every figure, by class too
+dvc plots show                                      learning curves and confusion matrices, as a page
+make ui                                             all runs, in MLflow
+python -m pipeline.train net=keras keras.units=256  one more run, with other settings
+pictures: {pictures}/"""
 
 
 def run(metrics: dict[str, dict[str, float]], datasets: dict[str, str]) -> Table:
@@ -30,16 +33,16 @@ def run(metrics: dict[str, dict[str, float]], datasets: dict[str, str]) -> Table
     return table
 
 
-def _read(path: Any) -> Any:
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; `dvc repro` makes it")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 @command
 def main() -> None:
     """Print the table and the next commands."""
-    from pipeline.paths import RUNS
-
-    metrics = _read(REPORTS / "metrics.json")
+    metrics = {net: _read(REPORTS / f"{net}_metrics.json") for net in NETS}
     console = Console()
     console.print(run(metrics, {net: _read(RUNS / net / "net.json")["dataset"] for net in metrics}))
     console.print(NEXT.format(pictures=REPORTS / "pictures"), highlight=False)

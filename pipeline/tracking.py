@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -203,13 +204,28 @@ def find_run(settings: Settings, weights_sha256: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def _log_keras_model(model: Any, example: np.ndarray) -> None:
-    import mlflow
-    from mlflow.models import infer_signature
+class _KerasFlavor:
+    """MLflow's Keras flavor, which (in 3.17) writes an input example before it makes the model's folder."""
 
-    mlflow.keras.log_model(
-        model,
+    __name__ = "mlflow.keras"
+
+    @staticmethod
+    def save_model(model: Any, path: str, **options: Any) -> None:
+        """Write `model` to `path`."""
+        import mlflow
+
+        Path(path).mkdir()
+        mlflow.keras.save_model(model, path, **options)
+
+
+def _log_keras_model(model: Any, example: np.ndarray) -> None:
+    from mlflow.models import Model, infer_signature
+
+    Model.log(
+        flavor=_KerasFlavor,
+        model=model,
         name="model",
+        artifact_path=None,
         signature=infer_signature(example, np.asarray(model(example))),
         input_example=example,
         pip_requirements=_pins("keras", "tensorflow", "numpy"),
@@ -222,10 +238,11 @@ def _log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> N
     from mlflow.models import infer_signature
 
     source = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         package = Path(folder, "pipeline")
         shutil.copytree(source / "nn", package / "nn", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(source / "__init__.py", package)
+        warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(source / "scratch_model.py"),

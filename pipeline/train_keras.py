@@ -20,7 +20,7 @@ from pipeline.nn.functions import ACTIVATIONS
 from pipeline.paths import RUNS, prepared
 from pipeline.progress import each, progress
 from pipeline.seeds import generator
-from pipeline.trained import OnEpochEnd, Trained
+from pipeline.trained import HISTORY_KEYS, OnEpochEnd, Trained
 
 RUN = RUNS / "keras"
 
@@ -69,7 +69,7 @@ def run(
         dataset=settings.dataset,
         activations=(settings.activation,) * len(settings.units) + (model.layers[-1].activation.__name__,),
         weights=get_weights(model),
-        history={key: [float(value) for value in values] for key, values in history.history.items()},
+        history={key: list(map(float, history.history[key])) for key in HISTORY_KEYS if key in history.history},
         summary=summary(model),
     )
     return result, model
@@ -157,7 +157,7 @@ def _callbacks(settings: Keras, on_epoch_end: OnEpochEnd) -> list[Any]:
     keras = _keras()
 
     def report(epoch: int, logs: dict[str, float]) -> None:
-        metrics = {name: float(value) for name, value in logs.items()}
+        metrics = {name: float(logs[name]) for name in HISTORY_KEYS if name in logs}
         if not math.isfinite(metrics["loss"]):
             raise TrainingError(
                 f"keras: a finite loss is needed, but it is {metrics['loss']} in epoch {epoch + 1} of "
@@ -181,6 +181,7 @@ def _keras() -> Any:
     with _quiet_stderr():
         import keras
 
+    keras.config.disable_interactive_logging()  # MLflow has a model predict as it logs it: no second progress bar
     return keras
 
 

@@ -159,6 +159,5 @@ def labels(Z: Array) -> NDArray[np.int64]:
     >>> labels(np.array([[1.0, 3.0], [2.0, -4.0]])).tolist()
     [1, 0]
     """
-    if len(Z) == 1:
-        return (Z[0] > 0).astype(np.int64)
-    return np.argmax(Z, axis=0)
+    found: NDArray[np.int64] = (Z[0] > 0).astype(np.int64) if len(Z) == 1 else Z.argmax(axis=0)
+    return found

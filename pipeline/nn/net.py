@@ -139,12 +139,12 @@ class ShallowNN:
     def gradients(self, X: Array, Y: Array) -> Weights:
         """Return the gradient of the batch-mean loss, under the names of the weights."""
         self.check(X, Y)
-        self.backward(X, Y, *self.forward(X))
+        self.backward(X, np.asarray(Y, X.dtype), *self.forward(X))
         return {"W1": self.dW1.copy(), "b1": self.db1.copy(), "W2": self.dW2.copy(), "b2": self.db2.copy()}
 
     def score(self, Z2: Array, Y: Array) -> dict[str, float]:
         """Return the mean `loss` and the `accuracy` of logits Z2 (n_out, m), given the labels Y (n_out, m)."""
-        n_right = np.count_nonzero(labels(Z2) == labels(Y))
+        n_right = int(np.count_nonzero(labels(Z2) == labels(Y)))
         return {"loss": self._loss(Z2, Y), "accuracy": n_right / Y.shape[1]}
 
     def evaluate(self, X: Array, Y: Array) -> dict[str, float]:
