@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 def describe(metrics: dict[str, float]) -> str:
     """Return metrics as people read them.
 
-    >>> describe({"loss": 0.123456, "val_accuracy": 0.98})
-    'loss 0.1235  val_accuracy 0.9800'
+    >>> describe({"loss": 0.123456, "val_accuracy": 0.98, "val_loss": 1e300})
+    'loss 0.1235  val_accuracy 0.9800  val_loss 1e+300'
     """
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return "  ".join(f"{name} {value:.{'4f' if abs(value) < 1e4 else '4g'}}" for name, value in metrics.items())
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The from-scratch net as an MLflow model: this file and pipeline/nn/ are logged with the weights, no pickle."""
 
+from typing import Any
+
 import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
@@ -16,8 +18,8 @@ class ScratchModel(PythonModel):  # type: ignore[misc]  # mlflow is not typed
             weights = dict(archive)
         self.net = ShallowNN(weights, context.model_config["activation"])
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a schema
-        """Return (n, k) probabilities of rows (n, d), an array or a DataFrame."""
+    def predict(self, context: PythonModelContext, model_input: np.ndarray, params: Any = None) -> np.ndarray:
+        """Return (n, k) probabilities of rows (n, d)."""
         X = np.asarray(model_input, dtype=self.net.W1.dtype)
         return self.net.predict_proba(X.T).T
 

@@ -8,7 +8,6 @@ import sqlite3
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import pictures
 from pipeline.config import Settings, flatten, to_dict
 from pipeline.trained import Trained
 
@@ -121,7 +119,7 @@ class Run:
     def log_trained(
         self, result: Trained, folder: Path, settings: Settings, *, example: np.ndarray, model: Any = None
     ) -> None:
-        """Add what a training left: weights, history, settings, summary, learning curves, and the model itself.
+        """Add what a training left: weights, history, settings, summary, and the model itself.
 
         Args:
             result: the trained net; its digest becomes the tag `weights_sha256`.
@@ -133,8 +131,6 @@ class Run:
         self._client.set_tag(self.run_id, "weights_sha256", result.weights_sha256)
         self._client.log_artifacts(self.run_id, str(folder))
         self._client.log_text(self.run_id, yaml.safe_dump(to_dict(settings), sort_keys=False), "settings.yaml")
-        curves = pictures.learning_curves(result.history, f"{result.net} on {result.dataset}")
-        log_pictures(self.run_id, {"learning_curves": pictures.to_png(curves)})
         if model is None:
             _log_scratch_model(result, folder / "weights.npz", example)
         else:
@@ -153,17 +149,10 @@ def log_report(run_id: str, metrics: Mapping[str, float], images: Mapping[str, b
     client = mlflow.MlflowClient()
     now = int(time.time() * 1000)
     client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
-    log_pictures(run_id, images)
-
-
-def log_pictures(run_id: str, images: Mapping[str, bytes]) -> None:
-    """Add pictures, as PNG by name, to a run's artifacts under pictures/."""
-    import mlflow
-
     with tempfile.TemporaryDirectory() as folder:
         for name, png in images.items():
             (Path(folder) / f"{name}.png").write_bytes(png)
-        mlflow.MlflowClient().log_artifacts(run_id, folder, "pictures")
+        client.log_artifacts(run_id, folder, "pictures")
 
 
 @contextlib.contextmanager
@@ -238,11 +227,10 @@ def _log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> N
     from mlflow.models import infer_signature
 
     source = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "pipeline")
         shutil.copytree(source / "nn", package / "nn", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(source / "__init__.py", package)
-        warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(source / "scratch_model.py"),

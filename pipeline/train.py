@@ -1,6 +1,8 @@
 """One training outside the DAG, as a Hydra app: `python -m pipeline.train net=keras keras.units=64`."""
 
+import functools
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -60,49 +62,57 @@ def _train(settings: Settings, data: Any, on_epoch_end: Any) -> tuple["Trained",
     return train_keras.run(settings.keras, data, settings.seed, on_epoch_end, initial=initial)
 
 
-def objective(settings: Settings, result: "Trained") -> float:
-    """Return the figure that `settings.objective` names, of the last epoch.
-
-    Raises:
-        SettingsError: this run has no such figure, as it has no validation rows.
-    """
-    if settings.objective not in result.history:
+def check_objective(settings: Settings) -> None:
+    """Raise SettingsError where the run will have no such figure as `objective`: it has no validation rows."""
+    if settings.objective.startswith("val_") and settings.preprocess.validation_fraction == 0:
         raise SettingsError(
-            f"objective: one of {', '.join(result.history)} is needed where preprocess.validation_fraction is 0, "
+            f"objective: loss or accuracy is needed where preprocess.validation_fraction is 0, "
             f"but got {settings.objective}; see conf/config.yaml"
         )
-    return result.history[settings.objective][-1]
 
 
-def app(composed: "DictConfig") -> float:
-    """Train with what Hydra has composed, and return the objective."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
+class App:
+    """The task that Hydra calls for each job; it keeps a user's mistake, which Hydra would tell in its own words."""
 
-    settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    hydra = HydraConfig.get()
-    result = run(settings, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
-    return objective(settings, result)
+    def __init__(self) -> None:
+        self.mistakes: list[Exception] = []
+
+    def __call__(self, composed: "DictConfig") -> float:
+        """Train with what Hydra has composed, and return the objective; NaN if that cannot be."""
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        hydra = HydraConfig.get()
+        try:
+            settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+            check_objective(settings)
+            result = run(settings, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+        except USERS_ERRORS as error:
+            self.mistakes.append(error)
+            return math.nan
+        return result.history[settings.objective][-1]
 
 
 def main() -> None:
-    """Hand `app` to Hydra; a user's mistake ends with one line."""
+    """Hand the task to Hydra; a user's mistake ends with one line and exit code 1."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     configure_logging()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them in its own way
+    app = App()
+    task = functools.update_wrapper(lambda composed: app(composed), App.__call__)
     try:
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(app)()
-    except USERS_ERRORS as error:
-        sys.exit(f"error: {one_line(error)}")
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         from pipeline.compose import hydras_reason
 
         sys.exit(f"error: {hydras_reason(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    if app.mistakes:
+        sys.exit("\n".join(f"error: {one_line(error)}" for error in app.mistakes))
 
 
 if __name__ == "__main__":

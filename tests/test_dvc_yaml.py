@@ -23,7 +23,7 @@ def module_file(name: str) -> Path | None:
 
 @cache
 def imports(file: Path) -> frozenset[Path]:
-    """Return the project's modules that `file` names in import statements, wherever they stand, and their packages."""
+    """Return the project's modules that `file` names in imports, wherever they stand, and their packages."""
     names: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

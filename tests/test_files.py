@@ -55,7 +55,7 @@ def test_pickled_arrays_are_refused(tmp_path):
 def test_a_broken_archive_is_refused(tmp_path, content):
     path = tmp_path / "broken.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="an .npz archive of plain arrays is needed"):
+    with pytest.raises(DataError, match=r"an \.npz archive of plain arrays is needed"):
         files.load_arrays(path)
 
 

@@ -85,7 +85,9 @@ def test_steps_per_execution_changes_no_weight():
     assert one == many
 
 
-@pytest.mark.parametrize(("units", "k", "activation"), [((16,), 3, "relu"), ((8, 4), 1, "tanh"), ((8, 4), 3, "sigmoid")])
+@pytest.mark.parametrize(
+    ("units", "k", "activation"), [((16,), 3, "relu"), ((8, 4), 1, "tanh"), ((8, 4), 3, "sigmoid")]
+)
 def test_numpys_logits_are_those_of_keras(units, k, activation):
     data = prepared(k)
     settings = replace(KERAS, units=units, activation=activation, dropout=0.2)
@@ -107,7 +109,7 @@ def test_l2_and_dropout_are_in_the_layers():
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "sgd"])
 def test_the_optimizer_has_the_learning_rate(optimizer):
     model = train_keras.build(replace(KERAS, optimizer=optimizer, learning_rate=0.125), 12, 3)
-    assert model.optimizer.name == optimizer
+    assert type(model.optimizer).__name__.lower() == optimizer
     assert float(model.optimizer.learning_rate) == 0.125
 
 
