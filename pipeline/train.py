@@ -1,6 +1,5 @@
 """One training outside the DAG, as a Hydra app: `python -m pipeline.train net=keras keras.units=64`."""
 
-import functools
 import logging
 import math
 import os
@@ -71,38 +70,35 @@ def check_objective(settings: Settings) -> None:
         )
 
 
-class App:
-    """The task that Hydra calls for each job; it keeps a user's mistake, which Hydra would tell in its own words."""
+def app(composed: "DictConfig") -> float:
+    """Train with what Hydra has composed, and return the objective, of the last epoch."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
-    def __init__(self) -> None:
-        self.mistakes: list[Exception] = []
-
-    def __call__(self, composed: "DictConfig") -> float:
-        """Train with what Hydra has composed, and return the objective; NaN if that cannot be."""
-        from hydra.core.hydra_config import HydraConfig
-        from omegaconf import OmegaConf
-
-        hydra = HydraConfig.get()
-        try:
-            settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-            check_objective(settings)
-            result = run(settings, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
-        except USERS_ERRORS as error:
-            self.mistakes.append(error)
-            return math.nan
-        return result.history[settings.objective][-1]
+    settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    check_objective(settings)
+    hydra = HydraConfig.get()
+    result = run(settings, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    return result.history[settings.objective][-1]
 
 
 def main() -> None:
-    """Hand the task to Hydra; a user's mistake ends with one line and exit code 1."""
+    """Hand `app` to Hydra; a user's mistake ends with one line and exit code 1."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    mistakes: list[Exception] = []
+
+    def task(composed: "DictConfig") -> float:
+        try:
+            return app(composed)
+        except USERS_ERRORS as error:  # Hydra would tell it in its own words
+            mistakes.append(error)
+            return math.nan
+
     configure_logging()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on instead of printing them in its own way
-    app = App()
-    task = functools.update_wrapper(lambda composed: app(composed), App.__call__)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its own errors on instead of printing them
     try:
         hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -111,8 +107,8 @@ def main() -> None:
         sys.exit(f"error: {hydras_reason(error)}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    if app.mistakes:
-        sys.exit("\n".join(f"error: {one_line(error)}" for error in app.mistakes))
+    if mistakes:
+        sys.exit("\n".join(f"error: {one_line(error)}" for error in mistakes))
 
 
 if __name__ == "__main__":
