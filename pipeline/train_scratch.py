@@ -1,8 +1,7 @@
 """Stage train_scratch: the from-scratch net on a prepared dataset. Rows become the net's columns here."""
 
-import logging
-
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pipeline import nn, tracking, trained
 from pipeline.command import command
@@ -16,7 +15,7 @@ from pipeline.trained import OnEpochEnd, Trained
 
 RUN = RUNS / "scratch"
 
-log = logging.getLogger(__name__)
+ONE_THREAD = 1  # products of this size gain nothing from a second, and lose much where another process wants it
 
 
 def run(
@@ -37,15 +36,16 @@ def run(
     initial = nn.initial_weights(len(X), settings.n_hidden, len(Y), rng=generator(seed, "init"), dtype=X.dtype)
     net = nn.ShallowNN(initial, settings.activation)
     try:
-        history = nn.fit(
-            net,
-            X,
-            Y,
-            nn.Options(settings.learning_rate, settings.batch_size, settings.epochs),
-            validation=(X_val, Y_val) if X_val.shape[1] else None,
-            rng=generator(seed, "shuffle") if settings.shuffle else None,
-            on_epoch_end=on_epoch_end,
-        )
+        with threadpool_limits(ONE_THREAD, "blas"):
+            history = nn.fit(
+                net,
+                X,
+                Y,
+                nn.Options(settings.learning_rate, settings.batch_size, settings.epochs),
+                validation=(X_val, Y_val) if X_val.shape[1] else None,
+                rng=generator(seed, "shuffle") if settings.shuffle else None,
+                on_epoch_end=on_epoch_end,
+            )
     except FloatingPointError as error:
         raise TrainingError(f"scratch: {error} (scratch.learning_rate)") from error
     return Trained(
