@@ -36,7 +36,7 @@ def imports(file: Path) -> frozenset[Path]:
 
 
 def reached(file: Path) -> set[Path]:
-    """Return `file` and every module of the project that it imports, directly or not."""
+    """Return `file` and every module that it imports, directly or not; of a package inside pipeline/, all of it."""
     seen: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -44,6 +44,8 @@ def reached(file: Path) -> set[Path]:
         if path not in seen:
             seen.add(path)
             waiting += imports(path)
+            if path.parent != Path("pipeline"):
+                waiting += [sibling.relative_to(ROOT) for sibling in (ROOT / path.parent).glob("*.py")]
     return seen
 
 
@@ -52,7 +54,7 @@ def stage_file(stage: str) -> Path:
 
 
 def listed_code(stage: str) -> set[Path]:
-    """Return the code files that dvc.yaml lists; pipeline/nn stands for all in it."""
+    """Return the code files that dvc.yaml lists; a folder stands for all in it."""
     code = [Path(dep) for dep in STAGES[stage]["deps"] if dep.startswith("pipeline")]
     files = {file.relative_to(ROOT) for path in code for file in (ROOT / path).glob("*.py")}
     return {path for path in code if path.suffix == ".py"} | files

@@ -1,15 +1,12 @@
-"""The record of runs: the one module that imports mlflow, inside the functions that need it."""
+"""One training as one run: live curves, files, and how it ended."""
 
 import contextlib
 import logging
 import os
-import shutil
-import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +14,13 @@ import numpy as np
 import yaml
 
 from pipeline.config import Settings, flatten, to_dict
+from pipeline.tracking.models import log_keras_model, log_scratch_model
+from pipeline.tracking.store import open_store
 from pipeline.trained import Trained
 
-SOURCE_ROOT = Path(__file__).resolve().parents[1]
 FLUSH_SECONDS = 1.0  # a live curve lags by this much; a flush of 100 epochs takes 20 ms on SQLite
 LARGEST_BATCH = 1000  # metrics that MLflow takes in one call
-DESCRIPTION = (
-    "Each run is one training of one net on one dataset. `loss`, `accuracy`, `val_loss`, `val_accuracy` "
-    "have one point an epoch; `test_*` are measured once, on rows that no training saw. Params are the "
-    "settings that the run used: the net's own by their bare names, those of its data by section."
-)
-
 log = logging.getLogger(__name__)
-
-
-def store_root() -> Path:
-    """Return the folder of the default store: the project, also from DVC's copies of it under .dvc/tmp/exps."""
-    return Path(os.environ.get("DVC_ROOT") or SOURCE_ROOT)
-
-
-def tracking_uri(settings: Settings) -> str:
-    """Return the address of the store: `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in the project."""
-    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root() / 'mlflow.db'}"
 
 
 def run_params(settings: Settings, net: str) -> dict[str, Any]:
@@ -50,31 +32,6 @@ def run_params(settings: Settings, net: str) -> dict[str, Any]:
     unused = {"mnist.max_csv_bytes"}
     used = {key: value for key, value in (shared | data).items() if key not in unused}
     return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in used.items()}
-
-
-def open_store(settings: Settings) -> str:
-    """Point MLflow at the store, made on first use by one process at a time, and return the experiment's id."""
-    import mlflow
-    from filelock import FileLock
-
-    uri = tracking_uri(settings)
-    mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    name = settings.tracking.experiment
-    if not uri.startswith("sqlite:///"):
-        experiment = client.get_experiment_by_name(name)
-        return str(experiment.experiment_id if experiment else client.create_experiment(name))
-    database = Path(uri.removeprefix("sqlite:///"))
-    with FileLock(f"{database}.lock"):
-        if not database.exists():
-            log.info("%s: made for MLflow's runs", database)
-            with contextlib.closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-        experiment = client.get_experiment_by_name(name)
-        if experiment:
-            return str(experiment.experiment_id)
-        artifacts = (database.parent / "mlartifacts").as_uri()
-        return str(client.create_experiment(name, artifacts, tags={"mlflow.note.content": DESCRIPTION}))
 
 
 class Run:
@@ -132,9 +89,9 @@ class Run:
         self._client.log_artifacts(self.run_id, str(folder))
         self._client.log_text(self.run_id, yaml.safe_dump(to_dict(settings), sort_keys=False), "settings.yaml")
         if model is None:
-            _log_scratch_model(result, folder / "weights.npz", example)
+            log_scratch_model(result, folder / "weights.npz", example)
         else:
-            _log_keras_model(model, example)
+            log_keras_model(model, example)
 
     def log_report(self, metrics: Mapping[str, float], images: Mapping[str, bytes]) -> None:
         """Add what an evaluation found: metrics, and pictures as PNG by name."""
@@ -191,58 +148,3 @@ def find_run(settings: Settings, weights_sha256: str) -> str | None:
         [open_store(settings)], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1
     )
     return str(found[0].info.run_id) if found else None
-
-
-class _KerasFlavor:
-    """MLflow's Keras flavor, which (in 3.17) writes an input example before it makes the model's folder."""
-
-    __name__ = "mlflow.keras"
-
-    @staticmethod
-    def save_model(model: Any, path: str, **options: Any) -> None:
-        """Write `model` to `path`."""
-        import mlflow
-
-        Path(path).mkdir()
-        mlflow.keras.save_model(model, path, **options)
-
-
-def _log_keras_model(model: Any, example: np.ndarray) -> None:
-    from mlflow.models import Model, infer_signature
-
-    Model.log(
-        flavor=_KerasFlavor,
-        model=model,
-        name="model",
-        artifact_path=None,
-        signature=infer_signature(example, np.asarray(model(example))),
-        input_example=example,
-        pip_requirements=_pins("keras", "tensorflow", "numpy"),
-    )
-
-
-def _log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> None:
-    """Log scratch_model.py with the package pipeline.nn, the only one of the project that it imports."""
-    import mlflow
-    from mlflow.models import infer_signature
-
-    source = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder, "pipeline")
-        shutil.copytree(source / "nn", package / "nn", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(source / "__init__.py", package)
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(source / "scratch_model.py"),
-            artifacts={"weights": str(weights)},
-            model_config={"activation": result.activations[0]},
-            code_paths=[str(package)],
-            signature=infer_signature(example, np.zeros((len(example), len(result.weights["b2"])), example.dtype)),
-            input_example=example,
-            pip_requirements=_pins("numpy"),
-        )
-
-
-def _pins(*packages: str) -> list[str]:
-    """Return the installed versions as requirements; named, as MLflow would else find them in a second process."""
-    return [f"{package}=={version(package)}" for package in ("mlflow", *packages)]
