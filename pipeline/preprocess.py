@@ -93,7 +93,7 @@ def main() -> None:
     for net in NETS:
         dataset = settings.section(net).dataset
         choice = {"dataset": dataset, "md5": files.file_md5(paths.prepared(dataset))}
-        with files.replacing(paths.chosen(net)) as new:
+        with files.replacing(paths.choice_file(net)) as new:
             new.write_text(json.dumps(choice, indent=2) + "\n", encoding="utf-8")
 
 

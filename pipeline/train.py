@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
 from pipeline.config import Settings, parse
 from pipeline.errors import SettingsError
+from pipeline.files import file_md5
+from pipeline.paths import RUNS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pipeline.trained import Trained
+    from pipeline.files import Arrays
+    from pipeline.trained import OnEpochEnd, Trained
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -29,16 +32,21 @@ def run(settings: Settings, folder: Path, overrides: list[str]) -> "Trained":
         folder: where the trained net is written, in a folder `net`.
         overrides: what was asked for on the command line, for the run's name.
     """
-    from pipeline import dataset, evaluate, tracking, trained
+    from pipeline import cache, dataset, evaluate, tracking, trained
+    from pipeline.lineage import inputs_of
     from pipeline.progress import each, progress
 
     section = settings.section(settings.net)
     data = dataset.make(settings, section.dataset)
+    if section.dataset == "mnist" and settings.mnist.train_csv is not None:
+        cache.keep(data, tracking.store_root())  # nothing else could bring the user's own data back
+    initial, initial_md5 = _initial(settings)
+    inputs = inputs_of(section.dataset, data, cache.arrays_md5(data), initial_md5)
     with (
-        tracking.start_run(settings, settings.net, overrides) as tracked,
+        tracking.start_run(settings, settings.net, inputs, overrides) as tracked,
         progress(settings.net, section.epochs) as show,
     ):
-        result, model = _train(settings, data, each(show, tracked.on_epoch_end))
+        result, model = fit(settings, data, each(show, tracked.on_epoch_end), initial)
         trained.save(result, folder / "net")
         tracked.log_trained(result, folder / "net", settings, example=data["X_test"][:2], model=model)
         report = evaluate.run(result, data)
@@ -48,17 +56,35 @@ def run(settings: Settings, folder: Path, overrides: list[str]) -> "Trained":
     return result
 
 
-def _train(settings: Settings, data: Any, on_epoch_end: Any) -> tuple["Trained", Any]:
-    """Return the trained net, and the `keras.Model` if it is one."""
+def fit(
+    settings: Settings, data: "Arrays", on_epoch_end: "OnEpochEnd", initial: "Arrays | None" = None
+) -> tuple["Trained", Any]:
+    """Return what `settings.net` learns from `data`, and the `keras.Model` if it is one.
+
+    Args:
+        settings: all settings.
+        data: a prepared dataset.
+        on_epoch_end: called with the epoch from 0 and its metrics.
+        initial: weights that a Keras net starts from; None: drawn anew.
+    """
     if settings.net == "scratch":
         from pipeline import train_scratch
 
         return train_scratch.run(settings.scratch, data, settings.seed, on_epoch_end), None
 
-    from pipeline import train_keras, trained
+    from pipeline import train_keras
 
-    initial = trained.load(train_keras.RUN).weights if settings.keras.warm_start else None
     return train_keras.run(settings.keras, data, settings.seed, on_epoch_end, initial=initial)
+
+
+def _initial(settings: Settings) -> tuple["Arrays | None", str | None]:
+    """Return the weights that the training starts from, and the md5 of their file; None where they are drawn."""
+    from pipeline import trained
+
+    if settings.net != "keras" or not settings.keras.warm_start:
+        return None, None
+    folder = RUNS / "keras"
+    return trained.load(folder).weights, file_md5(folder / "weights.npz")
 
 
 def check_objective(settings: Settings) -> None:

@@ -16,8 +16,9 @@ from pipeline.command import command
 from pipeline.config import Keras, load_params
 from pipeline.errors import SettingsError, TrainingError
 from pipeline.files import Arrays, load_arrays
+from pipeline.lineage import inputs_of, overrides
 from pipeline.nn.functions import ACTIVATIONS
-from pipeline.paths import RUNS, prepared
+from pipeline.paths import RUNS, chosen, prepared
 from pipeline.progress import each, progress
 from pipeline.seeds import generator
 from pipeline.trained import HISTORY_KEYS, OnEpochEnd, Trained
@@ -210,8 +211,13 @@ def _quiet_stderr() -> Iterator[None]:
 def main() -> None:
     """Train on the prepared dataset that `keras.dataset` names; write data/runs/keras/ and a run in MLflow."""
     settings = load_params()
-    data = load_arrays(prepared(settings.keras.dataset))
-    with tracking.start_run(settings, "keras") as tracked, progress("keras", settings.keras.epochs) as show:
+    choice = chosen("keras")
+    data = load_arrays(prepared(choice["dataset"]))
+    inputs = inputs_of(choice["dataset"], data, choice["md5"])
+    with (
+        tracking.start_run(settings, "keras", inputs, overrides()) as tracked,
+        progress("keras", settings.keras.epochs) as show,
+    ):
         result, model = run(settings.keras, data, settings.seed, each(show, tracked.on_epoch_end))
         log.info("%s", result.summary)
         trained.save(result, RUN)

@@ -8,7 +8,8 @@ from pipeline.command import command
 from pipeline.config import Scratch, load_params
 from pipeline.errors import TrainingError
 from pipeline.files import Arrays, load_arrays
-from pipeline.paths import RUNS, prepared
+from pipeline.lineage import inputs_of, overrides
+from pipeline.paths import RUNS, chosen, prepared
 from pipeline.progress import each, progress
 from pipeline.seeds import generator
 from pipeline.trained import OnEpochEnd, Trained
@@ -79,9 +80,11 @@ def summary(weights: Arrays) -> str:
 def main() -> None:
     """Train on the prepared dataset that `scratch.dataset` names; write data/runs/scratch/ and a run in MLflow."""
     settings = load_params()
-    data = load_arrays(prepared(settings.scratch.dataset))
+    choice = chosen("scratch")
+    data = load_arrays(prepared(choice["dataset"]))
+    inputs = inputs_of(choice["dataset"], data, choice["md5"])
     with (
-        tracking.start_run(settings, "scratch") as tracked,
+        tracking.start_run(settings, "scratch", inputs, overrides()) as tracked,
         progress("scratch", settings.scratch.epochs) as show,
     ):
         result = run(settings.scratch, data, settings.seed, each(show, tracked.on_epoch_end))

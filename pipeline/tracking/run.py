@@ -1,6 +1,7 @@
 """One training as one run: live curves, files, and how it ended."""
 
 import contextlib
+import json
 import logging
 import os
 import tempfile
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline import lineage, paths
 from pipeline.config import Settings, flatten, to_dict
+from pipeline.lineage import Code, Inputs
 from pipeline.tracking.models import log_keras_model, log_scratch_model
 from pipeline.tracking.store import open_store
 from pipeline.trained import Trained
@@ -32,6 +35,17 @@ def run_params(settings: Settings, net: str) -> dict[str, Any]:
     unused = {"mnist.max_csv_bytes"}
     used = {key: value for key, value in (shared | data).items() if key not in unused}
     return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in used.items()}
+
+
+def run_name(settings: Settings, net: str, overrides: Sequence[str]) -> str:
+    """Return the net, the dataset, and what was overridden of what the net uses.
+
+    An override's value stays, its section goes: `keras mnist units=64`.
+    """
+    dataset = settings.section(net).dataset
+    used = (f"{net}.", f"{dataset}.", "preprocess.", "seed=", "experiment=")
+    shown = [text.removeprefix(f"{net}.") for text in overrides if text.lstrip("+~").startswith(used)]
+    return " ".join([net, dataset, *(text for text in shown if not text.startswith("dataset="))])
 
 
 class Run:
@@ -73,29 +87,70 @@ class Run:
         self._writer.join()
         self.flush()
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        for name, value in tags.items():
+            self._client.set_tag(self.run_id, name, value)
+
     def log_trained(
         self, result: Trained, folder: Path, settings: Settings, *, example: np.ndarray, model: Any = None
     ) -> None:
-        """Add what a training left: weights, history, settings, summary, and the model itself.
+        """Add what a training left: its files, and the model itself.
 
         Args:
-            result: the trained net; its digest becomes the tag `weights_sha256`.
+            result: the trained net.
             folder: where `trained.save` has written it.
             settings: all settings, as they were.
             example: (2, d) rows of the net's input, for the model's signature.
             model: the `keras.Model` of a Keras net.
         """
-        self._client.set_tag(self.run_id, "weights_sha256", result.weights_sha256)
-        self._client.log_artifacts(self.run_id, str(folder))
-        self._client.log_text(self.run_id, yaml.safe_dump(to_dict(settings), sort_keys=False), "settings.yaml")
+        self.log_files(result, folder, settings)
         if model is None:
             log_scratch_model(result, folder / "weights.npz", example)
         else:
             log_keras_model(model, example)
 
+    def log_files(self, result: Trained, folder: Path, settings: Settings) -> None:
+        """Add weights, history, summary and settings; the digest of the weights becomes the tag `weights_sha256`."""
+        self.set_tags({"weights_sha256": result.weights_sha256})
+        self._client.log_artifacts(self.run_id, str(folder))
+        plain = to_dict(settings) | {"net": result.net}
+        self._client.log_text(self.run_id, yaml.safe_dump(plain, sort_keys=False), "settings.yaml")
+
     def log_report(self, metrics: Mapping[str, float], images: Mapping[str, bytes]) -> None:
         """Add what an evaluation found: metrics, and pictures as PNG by name."""
         log_report(self.run_id, metrics, images)
+
+
+def _log_inputs(run_id: str, inputs: Inputs) -> None:
+    """Log the dataset as the run's input, once for each context: MLflow tells datasets apart by name and digest."""
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": paths.prepared(inputs.dataset).as_posix()})
+    datasets = [
+        DatasetInput(
+            Dataset(
+                name=f"{inputs.dataset}-{context}",
+                digest=inputs.data_md5,
+                source_type="local",
+                source=source,
+                profile=json.dumps({"num_rows": n_rows}),
+            ),
+            tags=[InputTag("mlflow.data.context", context)],
+        )
+        for context, n_rows in inputs.n_rows.items()
+    ]
+    mlflow.MlflowClient().log_inputs(run_id, datasets)
+
+
+def _log_diff(run_id: str, diff: str) -> None:
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, lineage.DIFF_FILE)
+        path.write_text(diff, encoding="utf-8", errors="surrogateescape")
+        mlflow.MlflowClient().log_artifact(run_id, str(path))
 
 
 def log_report(run_id: str, metrics: Mapping[str, float], images: Mapping[str, bytes]) -> None:
@@ -113,21 +168,31 @@ def log_report(run_id: str, metrics: Mapping[str, float], images: Mapping[str, b
 
 
 @contextlib.contextmanager
-def start_run(settings: Settings, net: str, overrides: Sequence[str] = ()) -> Iterator[Run]:
+def start_run(
+    settings: Settings, net: str, inputs: Inputs, overrides: Sequence[str] = (), *, code: Code | None = None
+) -> Iterator[Run]:
     """Yield the open run of one training; it ends FINISHED, FAILED with its error as a tag, or KILLED (Ctrl-C).
 
     Args:
         settings: all settings; those that `net` uses become params.
         net: scratch or keras.
+        inputs: the data that it reads, which become MLflow datasets.
         overrides: what differs from conf/, for the run's name.
+        code: the code that trains; None: this checkout's.
     """
     import mlflow
 
     experiment_id = open_store(settings)
     os.environ.pop("MLFLOW_RUN_ID", None)  # start_run would go on with that run instead of a new one
-    name = " ".join([net, settings.section(net).dataset, *overrides])
-    run_id = mlflow.start_run(experiment_id=experiment_id, run_name=name).info.run_id
+    code = code or lineage.read_code()
+    tags = lineage.tags(settings, inputs, code, list(overrides))
+    run_id = mlflow.start_run(
+        experiment_id=experiment_id, run_name=run_name(settings, net, overrides), tags=tags
+    ).info.run_id
     mlflow.log_params(run_params(settings, net))
+    _log_inputs(run_id, inputs)
+    if code.diff:
+        _log_diff(run_id, code.diff)
     run = Run(run_id)
     try:
         yield run
@@ -141,10 +206,8 @@ def start_run(settings: Settings, net: str, overrides: Sequence[str] = ()) -> It
 
 
 def find_run(settings: Settings, weights_sha256: str) -> str | None:
-    """Return the id of the newest run that has made these weights, or None."""
+    """Return the id of the newest run that has made these weights and is no reproduction of another; or None."""
     import mlflow
 
-    found = mlflow.MlflowClient().search_runs(
-        [open_store(settings)], f"tags.weights_sha256 = '{weights_sha256}'", max_results=1
-    )
-    return str(found[0].info.run_id) if found else None
+    found = mlflow.MlflowClient().search_runs([open_store(settings)], f"tags.weights_sha256 = '{weights_sha256}'")
+    return next((str(run.info.run_id) for run in found if "reproduces" not in run.data.tags), None)

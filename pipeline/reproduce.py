@@ -1,0 +1,211 @@
+"""`python -m pipeline.reproduce RUN_ID`: a tracked run made again from its own bytes, code and settings.
+
+Exit code 0: identical to the last bit; 1: it differs; 2: it cannot be told, as something is missing.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import cache, lineage, tracking, trained
+from pipeline.command import command
+from pipeline.config import Settings, load_params
+from pipeline.errors import DataError, SettingsError
+from pipeline.lineage import Code, Inputs
+from pipeline.tracking import Record
+from pipeline.trained import Trained
+
+IDENTICAL, DIFFERENT, MISSING = 0, 1, 2
+
+log = logging.getLogger(__name__)
+
+
+class MissingError(Exception):
+    """Something that the run was made with is not here: names it, and how to get it."""
+
+
+def run(record: Record, root: Path, *, here: bool, force: bool) -> Trained:
+    """Return what the training of `record` gives when it is made again.
+
+    Args:
+        record: the run.
+        root: the project.
+        here: train with the code of this checkout instead of the run's own.
+        force: go on although processor or libraries are others.
+
+    Raises:
+        MissingError: data, code, processor or a library of the run is not here.
+    """
+    differing = _differing_machine(record)
+    if differing and not force:
+        raise MissingError(
+            f"the run was made with {'; '.join(differing)}: use such a machine, or --force to see whether it matters"
+        )
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+        inputs = Path(folder)
+        shutil.copy(record.folder / "settings.yaml", inputs)
+        _bring_inputs(record, inputs, root)
+        with _checkout(record, root, inputs) if not here else contextlib.nullcontext(root) as code:
+            log.info("training with the code in %s", "this checkout" if here else f"commit {record.code.commit[:10]}")
+            done = subprocess.run(
+                [sys.executable, "-m", "pipeline.retrain", folder], cwd=code, env=_environment(code), check=False
+            )
+        if done.returncode:
+            raise MissingError("the training could not be made again: see the line above")
+        return trained.load(inputs / "net")
+
+
+def differences(first: Trained, again: Trained) -> list[str]:
+    """Return a line for each array and each curve that differs, with where and by how much; empty if identical.
+
+    >>> net = Trained("scratch", "synthetic", ("tanh",), {"W1": np.zeros(2)}, {"loss": [0.5, 0.25]}, "")
+    >>> differences(net, replace(net, weights={"W1": np.array([0.0, 0.5])}, history={"loss": [0.5, 0.375]}))
+    ['W1: 1 of 2 weights differ, by up to 0.5', 'loss: differs from epoch 2 on, by up to 0.125']
+    """
+    lines = [_differing_array(name, first.weights[name], again.weights.get(name)) for name in first.weights]
+    lines += [_differing_curve(key, first.history[key], again.history.get(key, [])) for key in first.history]
+    extra = (again.weights.keys() - first.weights.keys()) | (again.history.keys() - first.history.keys())
+    return [line for line in lines if line] + [f"{name}: only in the new run" for name in sorted(extra)]
+
+
+def _differing_array(name: str, first: np.ndarray, again: np.ndarray | None) -> str:
+    if again is None or again.shape != first.shape or again.dtype != first.dtype:
+        found = "is missing" if again is None else f"is {again.dtype} {again.shape}"
+        return f"{name}: {found} in the new run, {first.dtype} {first.shape} in the first"
+    differs = first != again
+    if not differs.any():
+        return ""
+    largest = np.abs(first.astype(np.float64) - again.astype(np.float64)).max()
+    return f"{name}: {differs.sum()} of {first.size} weights differ, by up to {largest:g}"
+
+
+def _differing_curve(key: str, first: list[float], again: list[float]) -> str:
+    if len(first) != len(again):
+        return f"{key}: {len(again)} epochs in the new run, {len(first)} in the first"
+    gaps = [abs(one - other) for one, other in zip(first, again, strict=True)]
+    if not any(gaps):
+        return ""
+    epoch = next(epoch for epoch, gap in enumerate(gaps, start=1) if gap)
+    return f"{key}: differs from epoch {epoch} on, by up to {max(gaps):g}"
+
+
+def _differing_machine(record: Record) -> list[str]:
+    """Return what of the run's machine is otherwise here; threads change no bit."""
+    now = lineage.machine()
+    return [
+        f"{name} {record.tags[name]} (here: {now[name]})"
+        for name in ("cpu", "python", *lineage.LIBRARIES)
+        if name in record.tags and record.tags[name] != now[name]
+    ]
+
+
+def _bring_inputs(record: Record, inputs: Path, root: Path) -> None:
+    """Put the run's data and initial weights into `inputs`, or the md5 by which the data can be made again."""
+    md5 = record.tags["data.md5"]
+    data = cache.find(md5, root)
+    if data:
+        (inputs / "data.npz").symlink_to(data)
+    (inputs / "data.md5").write_text(md5, encoding="utf-8")
+    initial_md5 = record.tags.get("initial.md5")
+    if initial_md5:
+        initial = cache.find(initial_md5, root)
+        if initial is None:
+            raise MissingError(
+                f"the weights that the run started from (md5 {initial_md5}) are not in DVC's cache: "
+                "`dvc pull --all-commits` may bring them"
+            )
+        (inputs / "initial.npz").symlink_to(initial)
+
+
+@contextlib.contextmanager
+def _checkout(record: Record, root: Path, folder: Path) -> Iterator[Path]:
+    """Yield a temporary worktree of the run's commit with the run's own changes applied."""
+    code = folder / "code"
+    try:
+        _git(root, "cat-file", "-e", f"{record.code.commit}^{{commit}}")
+    except subprocess.CalledProcessError as error:
+        raise MissingError(f"commit {record.code.commit} is not in this repository: `git fetch --all`") from error
+    try:
+        _git(root, "worktree", "add", "--detach", "--quiet", str(code), record.code.commit)
+        if record.code.diff:
+            diff = record.folder / lineage.DIFF_FILE
+            _git(code, "apply", "--binary", "--whitespace=nowarn", str(diff))
+        yield code
+    finally:
+        _git(root, "worktree", "remove", "--force", str(code))
+
+
+def _git(root: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
+
+
+def _environment(code: Path) -> dict[str, str]:
+    """Return the environment in which `code` is the only project: neither DVC's nor MLflow's variables lead back."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    return clean | {"PYTHONPATH": str(code)}
+
+
+def _track(record: Record, settings: Settings, again: Trained, lines: list[str], code: Code) -> None:
+    """Leave a run in MLflow that is tagged as the reproduction of the first."""
+    inputs = Inputs(record.tags["data.name"], record.tags["data.md5"], {}, record.tags.get("initial.md5"))
+    with (
+        tracking.start_run(settings, settings.net, inputs, code=code) as tracked,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        tracked.set_tags(
+            {
+                "mlflow.runName": f"reproduction of {record.tags['mlflow.runName']}",
+                "reproduces": record.run_id,
+                "reproduction": "different" if lines else "identical",
+            }
+        )
+        for epoch in range(again.n_epochs):
+            tracked.on_epoch_end(epoch, {key: values[epoch] for key, values in again.history.items()})
+        trained.save(again, Path(folder, "net"))
+        tracked.log_files(again, Path(folder, "net"), settings)
+
+
+def reproduce(run_id: str, *, here: bool, force: bool) -> int:
+    """Make a run again, say how it compares, and return the exit code."""
+    root = tracking.store_root()
+    here_settings = load_params(root / "params.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        record = tracking.read_record(here_settings, run_id, Path(folder))
+        settings = replace(record.settings, tracking=here_settings.tracking)
+        again = run(record, root, here=here, force=force)
+        lines = differences(record.trained, again)
+        _track(record, settings, again, lines, lineage.read_code() if here else record.code)
+    for line in lines:
+        log.info("%s", line)
+    log.info("%s", f"different from run {record.run_id}" if lines else "identical")
+    return DIFFERENT if lines else IDENTICAL
+
+
+@command
+def main() -> None:
+    """Parse the command line, and exit with the code of the answer."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.reproduce", description=__doc__)
+    parser.add_argument("run_id", help="id of a run in MLflow")
+    parser.add_argument("--here", action="store_true", help="train with the code as it now is: did a change matter?")
+    parser.add_argument("--force", action="store_true", help="go on although processor or libraries are others")
+    given = parser.parse_args()
+    try:
+        code = reproduce(given.run_id, here=given.here, force=given.force)
+    except (MissingError, DataError, SettingsError, FileNotFoundError) as error:
+        log.error("error: %s", error)
+        code = MISSING
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

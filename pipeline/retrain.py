@@ -1,0 +1,53 @@
+"""`python -m pipeline.retrain FOLDER`: the training of a run again, by the code of this checkout, untracked.
+
+`pipeline.reproduce` calls it in a checkout of the run's commit. The folder holds what the run had: settings.yaml;
+data.npz, or the md5 that it must have in data.md5; initial.npz if it started from weights. The result goes to net/.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from pipeline import cache, dataset, trained
+from pipeline.command import command
+from pipeline.config import Settings, load_params
+from pipeline.errors import DataError
+from pipeline.files import Arrays, load_arrays
+from pipeline.progress import progress
+from pipeline.train import fit
+from pipeline.trained import Trained
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings, data: Arrays, initial: Arrays | None) -> Trained:
+    """Return what `settings.net` learns from `data`, from the weights `initial` if there are any."""
+    with progress(settings.net, settings.section(settings.net).epochs) as show:
+        return fit(settings, data, show, initial)[0]
+
+
+def _data(folder: Path, settings: Settings) -> Arrays:
+    """Return the run's data: as given, or made again from their source, if that gives the same bytes."""
+    if (folder / "data.npz").is_file():
+        return load_arrays(folder / "data.npz")
+    wanted = (folder / "data.md5").read_text(encoding="utf-8")
+    log.info("data %s: not in DVC's cache, made again from the settings", wanted)
+    data = dataset.make(settings, settings.section(settings.net).dataset)
+    made = cache.arrays_md5(data)
+    if made != wanted:
+        raise DataError(f"the run's data have md5 {wanted}, but its settings now make data of md5 {made}")
+    return data
+
+
+@command
+def main() -> None:
+    """Train as the folder says, and write net/ into it."""
+    folder = Path(sys.argv[1])
+    settings = load_params(folder / "settings.yaml")
+    initial = folder / "initial.npz"
+    result = run(settings, _data(folder, settings), load_arrays(initial) if initial.is_file() else None)
+    trained.save(result, folder / "net")
+
+
+if __name__ == "__main__":
+    main()
