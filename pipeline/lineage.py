@@ -19,6 +19,7 @@ from pipeline.files import Arrays, file_md5
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("dvc", "hydra-core", "keras", "mlflow", "numpy", "scikit-learn", "tensorflow")
 DIFF_FILE = "code.diff"  # a run's artifact
+SCOPE = (".", ":(exclude,top)dvc.lock")  # dvc.lock is what comes out, and has a digest of its own
 LARGEST_UNTRACKED = 2**20  # bytes; a larger file that git does not know is data, not code
 
 
@@ -77,7 +78,7 @@ def read_code(root: Path = ROOT) -> Code:
             shutil.copy(index, f"{folder}/index")
         if small:
             _git(root, "add", "--intent-to-add", "--", *small, env=own)
-        diff = _git(root, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD", env=own)
+        diff = _git(root, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD", "--", *SCOPE, env=own)
     return Code(commit, diff)
 
 
