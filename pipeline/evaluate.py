@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipeline.command import command
 from pipeline.config import NETS, load_params
 from pipeline.files import Arrays, load_arrays, replacing
 from pipeline.metrics import Scores
-from pipeline.paths import REPORTS, RUNS, prepared
+from pipeline.paths import REPORTS, RUNS, chosen, prepared
+from pipeline.tracking.registry import promote
 from pipeline.trained import Trained
 
 LOGITS = {"scratch": train_scratch.logits, "keras": train_keras.logits}
@@ -56,7 +58,7 @@ def run(result: Trained, data: Arrays) -> Report:
         result: the trained net.
         data: the prepared dataset that it was trained on; X_train, Y_train, X_test and Y_test are read.
     """
-    test = metrics.score(LOGITS[result.net](result, data["X_test"]), data["Y_test"])
+    test = score(result, data)
     train = metrics.score(LOGITS[result.net](result, data["X_train"]), data["Y_train"])
     per_class = metrics.per_class(test)
     figures = {
@@ -72,6 +74,11 @@ def run(result: Trained, data: Arrays) -> Report:
         false_rate, true_rate, figures["test_roc_auc"] = metrics.roc(test)
         images["roc_curve"] = pictures.to_png(pictures.roc_curve(false_rate, true_rate, figures["test_roc_auc"]))
     return Report(test, figures, per_class, images)
+
+
+def score(result: Trained, data: Arrays) -> Scores:
+    """Return the scores of a trained net on the test rows of a prepared dataset."""
+    return metrics.score(LOGITS[result.net](result, data["X_test"]), data["Y_test"])
 
 
 def _images(result: Trained, X: np.ndarray, test: Scores) -> dict[str, bytes]:
@@ -115,7 +122,7 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 
 @command
 def main() -> None:
-    """Evaluate data/runs/ into data/reports/, and add the figures to the runs in MLflow that made the weights."""
+    """Evaluate data/runs/ into data/reports/, and tell MLflow: the figures, and which net is now the best."""
     settings = load_params()
     results = {net: trained.load(RUNS / net) for net in NETS}
     data = {result.dataset: load_arrays(prepared(result.dataset)) for result in results.values()}
@@ -132,6 +139,8 @@ def main() -> None:
             log.warning("%s: no run in the tracking store has made these weights; its figures stay local", net)
         else:
             tracking.log_report(run_id, report.flat_metrics(), report.images)
+    for choice in map(chosen, NETS):
+        promote(settings, choice["dataset"], choice["md5"], partial(score, data=data[choice["dataset"]]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,22 @@
 """What all tests share: they run in the project's root, and leave no run open in MLflow."""
 
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+
+from pipeline.config import Settings, parse
 
 ROOT = Path(__file__).resolve().parents[1]
+# what the caller's shell, a git hook or another test may have set, and a command under test is not to see
+LEAKS = ("DVC_", "MLFLOW_", "GIT_", "HYDRA_", "MAKE", "MFLAGS", "PYTHONDONTWRITEBYTECODE")
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +26,97 @@ def no_run_is_left_open():
         import mlflow
 
         assert mlflow.active_run() is None
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Return the environment of a command under test: this virtualenv first, no settings of DVC, MLflow or git."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(LEAKS)}
+    own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), own["PATH"]])
+    own["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc"))
+    return own
+
+
+@pytest.fixture(scope="session")
+def call(environment) -> Callable[..., subprocess.CompletedProcess]:
+    """Return a function that runs a command in a folder, and fails if its exit code is not the expected one."""
+
+    def run(folder, *arguments, code=0, env=None):
+        done = subprocess.run(
+            arguments, cwd=folder, env=environment | (env or {}), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, f"{' '.join(arguments)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def clone(call) -> Callable[[Path], Path]:
+    """Return a function that makes a git clone of the working tree, uncommitted changes included, in a new folder."""
+
+    def make(folder: Path) -> Path:
+        listed = call(ROOT, "git", "ls-files", "-co", "--exclude-standard", "-z").stdout.split("\0")
+        for name in filter(None, listed):
+            if (ROOT / name).is_file():  # git lists a file that was deleted and not yet committed
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        call(folder, "git", "init", "-q", "-b", "main")
+        call(folder, "git", "config", "user.name", "A tester")
+        call(folder, "git", "config", "user.email", "tester@example.com")
+        commit_all(folder)
+        return folder
+
+    def commit_all(folder: Path) -> None:
+        call(folder, "git", "add", "-A")
+        call(folder, "git", "commit", "-q", "-m", "A clone of the working tree")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def settings_of() -> Callable[..., Settings]:
+    """Return a function that composes the project's conf/ with overrides: `settings_of("keras.units=8")`."""
+    from pipeline import compose
+
+    return lambda *overrides: parse(yaml.safe_load(compose.run(ROOT / "conf", overrides)))
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory, call) -> Path:
+    """Return an MLflow database without a run: its migrations take seconds, a copy of it none."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    script = f"import mlflow; mlflow.MlflowClient('sqlite:///{database}')"
+    call(database.parent, sys.executable, "-c", script)
+    return database
+
+
+@pytest.fixture(scope="session")
+def new_store(migrated_store) -> Callable[[Path], str]:
+    """Return a function that makes an empty MLflow store in a folder, and returns its address."""
+
+    def make(folder: Path) -> str:
+        with (
+            contextlib.closing(sqlite3.connect(migrated_store)) as source,
+            contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+        ):
+            source.backup(copy)
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def own_tracking():
+    """Keep what open_store tells MLflow, and through MLFLOW_TRACKING_URI its children, from other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
+        patch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # that it is unset afterwards, whoever sets it
+        patch.delenv("MLFLOW_TRACKING_URI")
+        patch.delenv("DVC_ROOT", raising=False)
+        yield
+        if "mlflow" in sys.modules:
+            import mlflow
+
+            mlflow.set_tracking_uri(None)

@@ -34,7 +34,13 @@ class _KerasFlavor:
 
     @staticmethod
     def save_model(
-        path: str, *, mlflow_model: Any, signature: "ModelSignature", model: Any, validate_serving_input: bool, **options: Any
+        path: str,
+        *,
+        mlflow_model: Any,
+        signature: "ModelSignature",
+        model: Any,
+        validate_serving_input: bool,
+        **options: Any,
     ) -> None:
         """Write `model` to `path`; `validate_serving_input` is for `Model.log` alone."""
         import mlflow

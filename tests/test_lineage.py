@@ -1,0 +1,111 @@
+"""Lineage: the code as it is, with every change, and nothing in the checkout touched by asking."""
+
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline import compose, config, lineage
+from pipeline.files import file_md5
+
+
+def git(root, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    done = subprocess.run(["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository with one commit of a text, a binary and an ignored file."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "code.py").write_text("x = 1\n")
+    (root / "Grüße.txt").write_text("a\n")
+    (root / "image.bin").write_bytes(bytes(range(256)))
+    (root / ".gitignore").write_text("ignored/\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+def test_a_clean_checkout_has_no_diff(checkout):
+    code = lineage.read_code(checkout)
+    assert code.commit == git(checkout, "rev-parse", "HEAD").strip()
+    assert code.diff == ""
+
+
+def test_the_diff_makes_the_tree_again(checkout, tmp_path):
+    (checkout / "code.py").write_bytes(b"x = 2  # \xff is no UTF-8\n")
+    (checkout / "Grüße.txt").unlink()
+    (checkout / "image.bin").write_bytes(bytes(range(255, -1, -1)))
+    (checkout / "new module.py").write_text("y = 3\n")
+    (checkout / "ignored").mkdir()
+    (checkout / "ignored/noise").write_text("noise")
+    git(checkout, "add", "image.bin")
+    before = git(checkout, "status", "--porcelain")
+    diff = lineage.read_code(checkout).diff
+    assert git(checkout, "status", "--porcelain") == before
+
+    again = tmp_path / "again"
+    git(checkout, "worktree", "add", "-q", "--detach", str(again), "HEAD")
+    patch = tmp_path / "patch"
+    patch.write_text(diff, encoding="utf-8", errors="surrogateescape")
+    git(again, "apply", "--binary", str(patch))
+    names = sorted(path.name for path in again.iterdir() if path.name != ".git")
+    assert names == [".gitignore", "code.py", "image.bin", "new module.py"]
+    for name in names:
+        assert (again / name).read_bytes() == (checkout / name).read_bytes()
+
+
+def test_large_untracked_files_are_data_not_code(checkout):
+    (checkout / "data.csv").write_bytes(b"0" * (lineage.LARGEST_UNTRACKED + 1))
+    assert lineage.read_code(checkout).diff == ""
+
+
+def test_dvc_lock_is_no_code(checkout):
+    (checkout / "dvc.lock").write_text("stages: {}\n")
+    assert lineage.read_code(checkout).diff == ""
+
+
+def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert lineage.read_code(tmp_path) == lineage.Code("none", "")
+
+
+def test_overrides_are_what_the_committed_params_do_not_have(checkout):
+    params = checkout / "params.yaml"
+    params.write_text("seed: 0\nkeras:\n  units: 512\ntracking:\n  uri: null\n")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-q", "-m", "params")
+    assert lineage.overrides(checkout) == []
+    params.write_text("seed: 0\nkeras:\n  units: [64, 32]\ntracking:\n  uri: sqlite:////x\n")
+    assert lineage.overrides(checkout) == ["keras.units=[64, 32]"]
+
+
+def test_settings_digest_sees_every_setting_but_tracking():
+    settings = config.parse(yaml.safe_load(compose.run()))
+    digest = lineage.settings_sha256(settings)
+    assert lineage.settings_sha256(replace(settings, seed=1)) != digest
+    assert lineage.settings_sha256(replace(settings, keras=replace(settings.keras, l2=0.5))) != digest
+    elsewhere = replace(settings.tracking, experiment="other")
+    assert lineage.settings_sha256(replace(settings, tracking=elsewhere)) == digest
+
+
+def test_tags_name_bytes_code_settings_and_machine():
+    settings = config.parse(yaml.safe_load(compose.run()))
+    data = {"X_train": np.zeros((8, 2)), "X_val": np.zeros((0, 2)), "X_test": np.zeros((3, 2))}
+    inputs = lineage.inputs_of("synthetic", data, "0" * 32)
+    assert inputs.n_rows == {"training": 8, "testing": 3}
+    tags = lineage.tags(settings, inputs, lineage.Code("abc", "diff"), ["seed=1"])
+    assert tags["git.commit"] == "abc"
+    assert tags["git.dirty"] == "true"
+    assert tags["data.md5"] == "0" * 32
+    assert tags["overrides"] == "seed=1"
+    assert "initial.md5" not in tags
+    assert {"cpu", "threads", "python", "numpy", "tensorflow", "settings_sha256"} <= tags.keys()
+    if (lineage.ROOT / "dvc.lock").exists():
+        assert tags["dvc.lock_md5"] == file_md5(lineage.ROOT / "dvc.lock")

@@ -1,0 +1,351 @@
+"""`dvc repro` and `dvc exp run` in real clones of the project: what runs, what stays, what a mistake leaves."""
+
+import contextlib
+import csv
+import json
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+STAGES = ["compose", "fetch", "load", "synthesize", "preprocess", "train_scratch", "train_keras", "evaluate"]
+SMALL = {  # in conf/: the whole DAG in seconds
+    "mnist": ("config.yaml", "mnist: full", "mnist: digits"),
+    "n_samples": ("synthetic/lesson.yaml", "n_samples: 5000", "n_samples: 300"),
+    "n_train": ("synthetic/lesson.yaml", "n_train: 4000", "n_train: 200"),
+    "scratch": ("scratch/default.yaml", "epochs: 500", "epochs: 4"),
+    "units": ("keras/default.yaml", "units: 512", "units: 16"),
+    "keras": ("keras/default.yaml", "\nepochs: 10", "\nepochs: 2"),
+    "jit": ("keras/default.yaml", "jit_compile: true", "jit_compile: false"),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone of the project."""
+
+    root: Path
+    call: Callable
+
+    def dvc(self, *arguments: str, code: int = 0):
+        return self.call(self.root, "dvc", *arguments, code=code)
+
+    def repro(self, code: int = 0):
+        return self.dvc("repro", code=code)
+
+    def json(self, *arguments: str):
+        return json.loads(self.dvc(*arguments, "--json").stdout)
+
+    def git_status(self) -> str:
+        return self.call(self.root, "git", "status", "--porcelain").stdout
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.root / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file} does not say {old!r} once"
+        path.write_text(text.replace(old, new))
+
+    def read(self, file: str) -> bytes:
+        return (self.root / file).read_bytes()
+
+    def params(self) -> dict:
+        return yaml.safe_load(self.read("params.yaml"))
+
+    def bytes_of(self, folder: str) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in sorted((self.root / folder).rglob("*")) if path.is_file()}
+
+    def query(self, sql: str) -> list[tuple]:
+        with contextlib.closing(sqlite3.connect(self.root / "mlflow.db")) as connection:
+            return connection.execute(sql).fetchall()
+
+    def n_runs(self) -> int:
+        return self.query("SELECT count(*) FROM runs")[0][0]
+
+
+def ran(done) -> list[str]:
+    """Return the stages whose command `dvc` has run."""
+    return re.findall(r"^Running stage '(\w+)'", done.stdout, re.MULTILINE)
+
+
+def errors(done) -> list[str]:
+    """Return the lines in which a stage or DVC says what is wrong, without DVC's closing word on the stage."""
+    lines = [line for line in done.stderr.splitlines() if line.lower().startswith(("error", "traceback"))]
+    return [line for line in lines if "failed to reproduce" not in line]
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, clone, call) -> Project:
+    """A clone with small settings, reproduced; nothing is committed since. Not to be changed."""
+    project = Project(clone(tmp_path_factory.mktemp("repro") / "small"), call)
+    for file, old, new in SMALL.values():
+        project.edit(f"conf/{file}", old, new)
+    call(project.root, "git", "commit", "-qam", "Small settings")
+    assert ran(project.repro()) == STAGES
+    return project
+
+
+def copied(project: Project, folder: Path) -> Project:
+    """Return a copy with everything committed."""
+    copy = Project(shutil.copytree(project.root, folder, symlinks=True), project.call)
+    copy.call(copy.root, "git", "commit", "-qam", "Reproduced")
+    return copy
+
+
+@pytest.fixture
+def project(small, tmp_path) -> Project:
+    """A copy of the small clone, reproduced and committed, for one test."""
+    return copied(small, tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def rewidened(small, tmp_path_factory):
+    """A copy of the small clone in which keras.units was edited and `dvc repro` called: the project, what it said."""
+    project = copied(small, tmp_path_factory.mktemp("rewidened") / "project")
+    project.edit("conf/keras/default.yaml", "units: 16", "units: 8")
+    return project, project.repro()
+
+
+def test_repro_makes_every_output(small):
+    stages = yaml.safe_load(small.read("dvc.yaml"))["stages"]
+    listed = [out for stage in stages.values() for out in [*stage.get("outs", []), *stage.get("metrics", [])]]
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in listed]
+    assert len(outs) > 10
+    assert [out for out in outs if not (small.root / out).exists()] == []
+
+
+def test_repro_changes_nothing_that_git_knows_but_params_and_lock(small):
+    assert set(small.git_status().split()) <= {"M", "params.yaml", "dvc.lock"}
+
+
+def test_a_second_repro_runs_nothing(small):
+    again = small.repro()
+    assert ran(again) == []
+    assert re.findall(r"Stage '(\w+)' didn't change", again.stdout) == STAGES
+    assert "up to date" in small.dvc("status").stdout
+
+
+def test_both_trainings_are_finished_runs_with_test_metrics(small):
+    runs = small.query("SELECT run_uuid, status FROM runs")
+    assert [status for _, status in runs] == ["FINISHED", "FINISHED"]
+    for run_id, _ in runs:
+        keys = {key for (key,) in small.query(f"SELECT key FROM latest_metrics WHERE run_uuid = '{run_id}'")}
+        assert {"loss", "val_accuracy", "test_accuracy", "test_f1/0"} <= keys
+        pictures = small.root / "mlartifacts" / run_id / "artifacts/pictures"
+        assert {"learning_curves.png", "confusion_matrix.png"} <= {path.name for path in pictures.iterdir()}
+
+
+def test_metrics_show_names_both_nets_figures(small):
+    files = small.json("metrics", "show")[""]["data"]
+    keras, scratch = (files[f"data/reports/{net}_metrics.json"]["data"] for net in ("keras", "scratch"))
+    assert {"test_accuracy", "test_loss", "train_test_gap"} <= keras.keys() & scratch.keys()
+    assert "test_roc_auc" in scratch
+    assert "test_roc_auc" not in keras
+    per_class = files["data/reports/keras_per_class.json"]["data"]
+    assert [*per_class] == [str(digit) for digit in range(10)]
+    assert per_class["0"].keys() == {"precision", "recall", "f1"}
+
+
+def test_plots_show_draws_learning_curves_and_confusion_matrices(project):
+    plots = project.json("plots", "show")["data"]
+    curves = plots["learning curves of the Keras net (loss)"][0]["content"]["data"]["values"]
+    assert {(row["epoch"], row["field"]) for row in curves} == {
+        (epoch, key) for epoch in ("1", "2") for key in ("loss", "val_loss")
+    }
+    matrix = plots["data/reports/scratch_predictions.csv"][0]["content"]
+    assert len(matrix["data"]["values"]) == 100
+    project.dvc("plots", "show")
+    page = (project.root / "dvc_plots/index.html").read_text()
+    for title in (
+        "learning curves of the from-scratch net",
+        "learning curves of the Keras net",
+        "confusion matrix of the from-scratch net",
+        "confusion matrix of the Keras net",
+    ):
+        assert title in page
+    assert project.git_status() == ""  # the page is ignored
+
+
+def test_exp_show_tabulates_metrics_and_params(small):
+    (table,) = csv.DictReader(small.dvc("exp", "show", "--csv").stdout.splitlines()[:2])
+    assert table["keras.units"] == "16"
+    assert float(table["data/reports/keras_metrics.json:test_accuracy"]) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("conf/keras/default.yaml", "# The lesson's Keras MLP", "# Our Keras MLP"),
+        ("conf/tracking/local.yaml", "experiment: neural-nets", "experiment: others"),
+    ],
+)
+def test_a_comment_or_a_tracking_setting_runs_compose_alone(project, file, old, new):
+    data = project.bytes_of("data")
+    project.edit(file, old, new)
+    assert ran(project.repro()) == ["compose"]
+    assert project.bytes_of("data") == data
+    assert ran(project.repro()) == []
+
+
+def test_an_edited_key_is_told_and_runs_the_stages_that_read_it(rewidened):
+    project, done = rewidened
+    assert "keras.units: 16 → 8" in done.stderr.splitlines()
+    assert ran(done) == ["compose", "train_keras", "evaluate"]
+    assert "(None, 8)" in (project.root / "data/runs/keras/summary.txt").read_text()
+    assert project.n_runs() == 3
+
+
+def test_earlier_settings_bring_the_earlier_training_back(rewidened, small, tmp_path):
+    project = copied(rewidened[0], tmp_path / "project")
+    project.edit("conf/keras/default.yaml", "units: 8", "units: 16")
+    done = project.repro()
+    assert ran(done) == ["compose"]
+    assert "Stage 'train_keras' is cached" in done.stdout
+    for folder in ("data/runs", "data/reports"):
+        assert [*project.bytes_of(folder).values()] == [*small.bytes_of(folder).values()]
+    assert project.n_runs() == 3
+
+
+def test_another_dataset_retrains_its_net_alone(project):
+    project.edit("conf/scratch/default.yaml", "dataset: synthetic", "dataset: mnist")
+    assert ran(project.repro()) == ["compose", "preprocess", "train_scratch", "evaluate"]
+    assert json.loads(project.read("data/runs/scratch/net.json"))["activations"] == ["tanh", "softmax"]
+    assert ran(project.repro()) == []
+
+
+def test_the_other_datasets_settings_do_not_retrain_a_net(project):
+    project.edit("conf/synthetic/lesson.yaml", "n_train: 200", "n_train: 150")
+    assert ran(project.repro()) == ["compose", "synthesize", "preprocess", "train_scratch", "evaluate"]
+
+
+def test_deleted_data_and_cache_come_again_to_the_byte(project):
+    lock = project.read("dvc.lock")
+    shutil.rmtree(project.root / "data")
+    shutil.rmtree(project.root / ".dvc/cache")
+    assert set(STAGES[1:]) <= set(ran(project.repro()))
+    assert project.read("dvc.lock") == lock
+    assert project.git_status() == ""
+
+
+def test_an_experiments_override_outlives_compose(project):
+    done = project.dvc("exp", "run", "--name", "narrow", "-S", "keras.units=8")
+    assert ran(done) == ["compose", "train_keras", "evaluate"]
+    assert "experiment: keras.units: 16 → 8" in done.stderr.splitlines()
+    assert project.params()["keras"]["units"] == 8
+    rows = {row["Experiment"]: row for row in csv.DictReader(project.dvc("exp", "show", "--csv").stdout.splitlines())}
+    assert rows["narrow"]["keras.units"] == "8"
+
+
+def test_an_experiment_in_a_temporary_copy_is_tracked_with_the_others(project):
+    before = {path: project.read(path) for path in ("params.yaml", "dvc.lock")}
+    done = project.dvc("exp", "run", "--temp", "--name", "away", "-S", "scratch.n_hidden=3")
+    assert "train_scratch" in ran(done)
+    assert {path: project.read(path) for path in before} == before
+    found = project.query("SELECT run_uuid FROM params WHERE key = 'n_hidden' AND value = '3'")
+    assert len(found) == 1
+    assert project.n_runs() == 3
+    (status,) = project.query(f"SELECT status FROM runs WHERE run_uuid = '{found[0][0]}'")
+    assert status == ("FINISHED",)
+
+
+def test_a_named_experiment_composes(project):
+    project.dvc("exp", "run", "-S", "experiment=quick", "compose")
+    assert project.params()["keras"]["units"] == 64
+    assert project.params()["scratch"]["epochs"] == 50
+
+
+def test_an_unknown_named_experiment_is_refused(project):
+    done = project.dvc("exp", "run", "-S", "experiment=quikc", "compose", code=255)
+    assert "quikc" in done.stderr
+
+
+def test_params_edited_by_hand_are_refused_and_kept(project):
+    project.edit("params.yaml", "units: 16", "units: 64")
+    edited = project.read("params.yaml")
+    done = project.repro(code=1)
+    (line,) = errors(done)
+    assert "keras.units: 16 → 64" in line
+    assert "conf/keras/" in line
+    assert ran(done) == ["compose"]
+    assert project.read("params.yaml") == edited
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "conf/keras/default.yaml",
+            "activation: relu",
+            "activation: swish",
+            "keras.activation: one of relu, tanh, sigmoid is needed, but got 'swish'; see conf/keras/",
+        ),
+        (
+            "conf/scratch/default.yaml",
+            "n_hidden: 10",
+            "n_hiden: 10\nn_hidden: 10",
+            "scratch.n_hiden: unknown key (did you mean n_hidden?); see conf/scratch/",
+        ),
+    ],
+)
+def test_a_bad_setting_fails_in_compose_before_any_data_is_touched(project, file, old, new, message):
+    before = project.bytes_of("data"), project.read("params.yaml"), project.read("dvc.lock")
+    project.edit(file, old, new)
+    done = project.repro(code=1)
+    assert errors(done) == [f"error: {message}"]
+    assert ran(done) == ["compose"]
+    assert (project.bytes_of("data"), project.read("params.yaml"), project.read("dvc.lock")) == before
+
+
+def test_a_broken_csv_fails_in_fetch_and_the_earlier_data_stay(project):
+    broken = project.root / "mine.csv"
+    broken.write_text("label,1x1\n5,256\n")
+    raw = project.bytes_of("data/raw")
+    for key, value in (("source", "digits"), ("train_csv", "null"), ("test_csv", "null")):
+        file = "digits" if key == "source" else "full"
+        project.edit(
+            f"conf/mnist/{file}.yaml", f"\n{key}: {value}", f"\n{key}: {'csv' if key == 'source' else broken}"
+        )
+    done = project.repro(code=1)
+    (line,) = errors(done)
+    assert str(broken) in line
+    assert ran(done) == ["compose", "fetch"]
+    assert project.bytes_of("data/raw") == raw
+
+
+def test_a_diverging_training_is_one_line_and_a_failed_run(project):
+    project.edit("conf/scratch/default.yaml", "activation: tanh", "activation: relu")
+    project.edit("conf/scratch/default.yaml", "learning_rate: 0.01", "learning_rate: 1.0e+200")
+    project.edit("conf/scratch/default.yaml", "epochs: 4", "epochs: 9")
+    done = project.repro(code=1)
+    (line,) = errors(done)
+    assert re.search(r"scratch: epoch \d of 9: .* not|no longer finite", line)
+    assert "learning_rate 1e+200" in line
+    (run,) = project.query("SELECT run_uuid FROM runs WHERE status = 'FAILED'")
+    ((error,),) = project.query(f"SELECT value FROM tags WHERE key = 'error' AND run_uuid = '{run[0]}'")
+    assert error == f"TrainingError: {line.removeprefix('error: ')}"
+    assert not (project.root / "data/runs/scratch").exists()  # DVC has it in its cache: no half of a net stays
+
+
+def test_a_fresh_clone_reproduces_the_lessons_figures_on_mnist(clone, call, tmp_path):
+    project = Project(clone(tmp_path / "fresh"), call)
+    locked = yaml.safe_load(project.read("dvc.lock")) if (project.root / "dvc.lock").exists() else None
+    fetch = call(project.root, "sh", "-c", "dvc repro fetch 2>&1 || test $? -eq 1")
+    if "MNIST could not be had" in fetch.stdout:
+        pytest.skip(next(line for line in fetch.stdout.splitlines() if "MNIST could not be had" in line))
+    project.repro()
+
+    metrics = project.json("metrics", "show")[""]["data"]
+    assert metrics["data/reports/keras_metrics.json"]["data"]["test_accuracy"] >= 0.978
+    assert metrics["data/reports/scratch_metrics.json"]["data"]["test_accuracy"] >= 0.94
+    summary = (project.root / "data/runs/keras/summary.txt").read_text()
+    assert all(figure in summary for figure in ("401,920", "5,130", "407,050"))
+    assert ran(project.repro()) == []
+    assert project.git_status() in ("", " M dvc.lock\n")  # another machine has other last bits in its weights
+    if locked:
+        now = yaml.safe_load(project.read("dvc.lock"))
+        for stage in ("compose", "fetch", "load"):
+            assert now["stages"][stage] == locked["stages"][stage]

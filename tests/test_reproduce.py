@@ -1,0 +1,248 @@
+"""`pipeline.reproduce` in real projects: git repository, DVC cache and remote, SQLite store, runs in processes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import mnist_csv
+from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, differences
+from pipeline.trained import Trained
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRATCH = ("net=scratch", "scratch.epochs=3", "synthetic.n_samples=600", "synthetic.n_train=400")
+
+
+class Project:
+    """A copy of the project as a git repository of its own, with commands that run in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "GIT_"))
+        }
+        self.env = clean | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(root)}
+        for name in ("AUTHOR", "COMMITTER"):
+            self.env |= {f"GIT_{name}_NAME": "t", f"GIT_{name}_EMAIL": "t@localhost"}
+
+    def call(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False)
+
+    def do(self, *command: str) -> str:
+        done = self.call(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def train(self, *overrides: str) -> str:
+        """Train, and return the run's id."""
+        said = self.do("python", "-m", "pipeline.train", *overrides)
+        found = re.search(r"\brun ([0-9a-f]{32})\b", said)
+        assert found, said
+        return found[1]
+
+    def reproduce(self, *arguments: str) -> tuple[int, str]:
+        done = self.call("python", "-m", "pipeline.reproduce", *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}").get_run(run_id).data.tags
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.root / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+
+def copy_project(root: Path) -> Project:
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in names:
+        if name and (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+    project = Project(root)
+    project.do("git", "init", "-q")
+    project.do("git", "add", "-A")
+    project.do("git", "commit", "-q", "-m", "project")
+    return project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def clean_run(project):
+    return project.train(*SCRATCH)
+
+
+@pytest.fixture
+def restored(project):
+    """The project, brought back to its commit afterwards."""
+    yield project
+    project.do("git", "checkout", "-q", "--", ".")
+    project.do("git", "clean", "-fdq")
+
+
+def net(**changes):
+    first = {"W1": np.zeros((2, 3)), "b1": np.zeros((2, 1))}
+    return Trained("scratch", "synthetic", ("tanh", "sigmoid"), first | changes, {"loss": [0.5, 0.25]}, "")
+
+
+def test_identical_nets_have_no_differences():
+    assert differences(net(), net()) == []
+
+
+@pytest.mark.parametrize(
+    ("again", "line"),
+    [
+        (net(W1=np.full((2, 3), 1e-16)), "W1: 6 of 6 weights differ, by up to 1e-16"),
+        (net(W1=np.zeros((2, 4))), "W1: is float64 (2, 4) in the new run, float64 (2, 3) in the first"),
+        (net(W1=np.zeros((2, 3), np.float32)), "W1: is float32 (2, 3) in the new run, float64 (2, 3) in the first"),
+        (net(W3=np.zeros(1)), "W3: only in the new run"),
+    ],
+)
+def test_a_difference_is_located(again, line):
+    assert differences(net(), again) == [line]
+
+
+def test_a_run_is_reproduced_and_the_checkout_is_left_alone(project, clean_run):
+    before = project.do("git", "status", "--porcelain", "--branch")
+    code, said = project.reproduce(clean_run)
+    assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical")
+    assert project.do("git", "status", "--porcelain", "--branch") == before
+    assert len(project.do("git", "worktree", "list").splitlines()) == 1
+
+
+def test_the_reproduction_is_a_run_that_names_the_first(project, clean_run):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "neural-nets"]
+    project.reproduce(clean_run)
+    again = client.search_runs([experiment.experiment_id], f"tags.reproduces = '{clean_run}'")[0]
+    assert again.data.tags["reproduction"] == "identical"
+    assert again.data.tags["weights_sha256"] == project.tags(clean_run)["weights_sha256"]
+    assert again.data.tags["git.commit"] == project.tags(clean_run)["git.commit"]
+    assert again.info.status == "FINISHED"
+
+
+def test_a_dirty_tree_changed_again_is_still_reproduced(restored):
+    project = restored
+    (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.02\n")
+    project.edit("pipeline/nn/net.py", "n_in)) * 0.01", "n_in)) * SCALE")
+    project.edit(
+        "pipeline/nn/net.py", "import numpy as np\n", "import numpy as np\n\nfrom pipeline.nn.scale import SCALE\n"
+    )
+    run_id = project.train(*SCRATCH)
+    assert project.tags(run_id)["git.dirty"] == "true"
+    (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.5\n")
+    assert project.reproduce(run_id)[0] == IDENTICAL
+    code, said = project.reproduce("--here", run_id)
+    assert code == DIFFERENT
+    assert re.search(r"^W1: 200 of 200 weights differ, by up to [0-9.e-]+$", said, re.MULTILINE)
+    assert re.search(r"^loss: differs from epoch 1 on, by up to", said, re.MULTILINE)
+
+
+def test_one_altered_pixel_is_another_digest_and_the_older_data_are_found(project, tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
+    train_csv, test_csv = tmp_path / "train.csv", tmp_path / "test.csv"
+    mnist_csv.write(train_csv, X, y)
+    mnist_csv.write(test_csv, X[:50], y[:50])
+    own = (
+        "net=scratch",
+        "scratch.dataset=mnist",
+        "scratch.epochs=2",
+        "mnist.source=csv",
+        f"mnist.train_csv={train_csv}",
+        f"mnist.test_csv={test_csv}",
+    )
+    first = project.train(*own)
+    X[7, 3, 3] ^= 1
+    mnist_csv.write(train_csv, X, y)
+    second = project.train(*own)
+    assert project.tags(first)["data.md5"] != project.tags(second)["data.md5"]
+    assert project.reproduce(first)[0] == IDENTICAL
+
+    for run_id in (first, second):
+        md5 = project.tags(run_id)["data.md5"]
+        (project.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+    code, said = project.reproduce(first)
+    assert code == MISSING
+    assert f"the run's data have md5 {project.tags(first)['data.md5']}" in said
+
+
+def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    tags = project.tags(clean_run)
+
+    def said_with(tag, value):
+        client.set_tag(clean_run, tag, value)
+        code, said = project.reproduce(clean_run)
+        client.set_tag(clean_run, tag, tags[tag])
+        assert code == MISSING
+        assert len(said.strip().splitlines()) == 1
+        return said
+
+    assert "`git fetch --all`" in said_with("git.commit", "1" * 40)
+    assert "cpu Z80 (here: " in said_with("cpu", "Z80")
+    assert "numpy 1.0 (here: " in said_with("numpy", "1.0")
+
+
+def test_an_unknown_run_is_one_line(project):
+    code, said = project.reproduce("0" * 32)
+    assert code == MISSING
+    assert said.startswith(f"error: {'0' * 32}: the tracking store has no such run")
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(tmp_path):
+    project = copy_project(tmp_path / "first")
+    quick = (project.root / "conf/experiment/quick.yaml").read_text()
+    project.edit("conf/config.yaml", "optional experiment: null", "optional experiment: quick")
+    assert "override /mnist: digits" in quick
+    for command in (
+        ["git", "add", "-A"],
+        ["git", "commit", "-q", "-m", "quick"],
+        ["dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "remote")],
+        ["dvc", "repro", "-q"],
+        ["dvc", "push", "-q", "--run-cache"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-q", "-m", "results"],
+        ["git", "clone", "-q", ".", str(tmp_path / "second")],
+    ):
+        project.do(*command)
+
+    clone = Project(tmp_path / "second")
+    clone.do("dvc", "pull", "-q", "--run-cache")
+    said = clone.do("dvc", "repro")
+    assert "Running stage" not in said
+    assert not (clone.root / "mlflow.db").exists()
+
+    shutil.rmtree(project.root / ".dvc/cache")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "neural-nets"]
+    runs = {run.data.params["net"]: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"scratch", "keras"}
+    for run_id in runs.values():
+        code, said = project.reproduce(run_id)
+        assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
