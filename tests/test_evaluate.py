@@ -25,6 +25,9 @@ EVERY_NETS = [
     "test_f1",
 ]
 
+# importing mlflow.pyfunc 3.17
+pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+
 
 @pytest.fixture(scope="module")
 def binary(settings_of):

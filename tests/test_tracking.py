@@ -31,7 +31,10 @@ while len(list(pathlib.Path().glob("*.ready"))) < int(sys.argv[2]):
 print(tracking.open_store(settings))
 """
 
-pytestmark = pytest.mark.usefixtures("own_tracking")
+pytestmark = [
+    pytest.mark.usefixtures("own_tracking"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),  # importing mlflow.pyfunc 3.17
+]
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """The nets as MLflow models: Keras's in MLflow's Keras flavor, the from-scratch net as code with its weights.
 
 What goes in: rows (n, d) of numbers, scaled as in training; a row of mnist_train.csv therefore without its label
-and divided by 255. What comes out: a table (n, k) of probabilities, whose column names are the digits; one column,
-the probability of class 1, for the binary task. `mlflow.keras.load_model` gives the trained `keras.Model` itself.
+and divided by 255 (undivided, the default nets still name the digit, but all too surely). What comes out: a table
+(n, k) of probabilities, whose column names are the digits; one column, the probability of class 1, for the binary
+task. `mlflow.keras.load_model` gives the trained `keras.Model` itself, which takes and returns arrays.
 
 The signature names columns, d times `double`, not a tensor: MLflow 3.17's server refuses CSV for a model with a
 tensor signature, and casts neither int64 nor float64 to a tensor's float32.
@@ -46,7 +47,7 @@ class _KerasFlavor:
         import mlflow
         from mlflow.models import infer_signature
 
-        tensors = infer_signature(options["input_example"], np.zeros((1, len(signature.outputs)), np.float32))
+        tensors = infer_signature(options["input_example"])
         Path(path).mkdir(exist_ok=True)  # in 3.17 the flavor writes the input example before it makes the folder
         mlflow.keras.save_model(model, path, mlflow_model=mlflow_model, signature=tensors, **options)
         mlflow_model.signature = signature
@@ -72,7 +73,8 @@ class _ScratchFlavor:
 
 def log_keras_model(model: Any, example: np.ndarray) -> None:
     """Log a `keras.Model` to the active run, with a signature from `example` (2, d)."""
-    _log(_KerasFlavor, example, model.output_shape[-1], ("keras", "tensorflow", "numpy"), model=model)
+    answer = np.zeros((1, model.output_shape[-1]), model.compute_dtype)
+    _log(_KerasFlavor, example, answer, ("keras", "tensorflow", "numpy"), model=model)
 
 
 def log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> None:
@@ -80,7 +82,7 @@ def log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> No
     _log(
         _ScratchFlavor,
         example,
-        len(result.weights["b2"]),
+        result.weights["b2"].T,
         ("numpy",),
         python_model=str(Path(__file__).with_name("scratch_model.py")),
         artifacts={"weights": str(weights)},
@@ -88,25 +90,29 @@ def log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> No
     )
 
 
-def _log(flavor: type, example: np.ndarray, n_outputs: int, packages: tuple[str, ...], **model: Any) -> None:
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
+def _log(flavor: type, example: np.ndarray, answer: np.ndarray, packages: tuple[str, ...], **model: Any) -> None:
+    """Log a model to the active run.
 
+    Args:
+        flavor: what saves it.
+        example: (2, d) rows of its input.
+        answer: (1, k) of the shape and type of what it returns for a row.
+        packages: what it needs beside mlflow.
+        model: options of the flavor's `save_model`.
+    """
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    column = ColSpec("double" if answer.dtype == np.float64 else "float")
     Model.log(
         flavor=flavor,
         name=NAME,
         artifact_path=None,
         signature=ModelSignature(
-            inputs=Schema([ColSpec(DataType.double)] * example.shape[1]),
-            outputs=Schema([ColSpec(DataType.double if example.dtype == np.float64 else DataType.float)] * n_outputs),
+            inputs=Schema([ColSpec("double")] * example.shape[1]), outputs=Schema([column] * answer.shape[1])
         ),
         input_example=example,
-        pip_requirements=_pins(*packages),
-        validate_serving_input=False,  # it would load the model again to try it, which our tests do
+        pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", *packages)],  # else MLflow loads
+        validate_serving_input=False,  # the model in a second process to find them, and here to try it: the tests do
         **model,
     )
-
-
-def _pins(*packages: str) -> list[str]:
-    """Return the installed versions as requirements; named, as MLflow would else find them in a second process."""
-    return [f"{package}=={version(package)}" for package in ("mlflow", *packages)]

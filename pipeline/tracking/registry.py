@@ -46,8 +46,10 @@ def promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[
     client = mlflow.MlflowClient()
     with _one_at_a_time(tracking_uri(settings)):
         best = _best_run(client, experiment_id, dataset, data_md5)
+        if best is None:
+            return None
         champion = _champion(client, dataset)
-        if best is None or (champion and champion.tags.get("weights_sha256") == best.data.tags["weights_sha256"]):
+        if champion and champion.tags.get("weights_sha256") == best.data.tags["weights_sha256"]:
             return None
         to_beat, told = _to_beat(client, champion, data_md5, measure)
         accuracy = best.data.metrics[METRIC]

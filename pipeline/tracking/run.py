@@ -209,5 +209,6 @@ def find_run(settings: Settings, weights_sha256: str) -> str | None:
     """Return the id of the newest run that has made these weights and is no reproduction of another; or None."""
     import mlflow
 
-    found = mlflow.MlflowClient().search_runs([open_store(settings)], f"tags.weights_sha256 = '{weights_sha256}'")
+    experiment_id = open_store(settings)  # before the client is made: it takes the address that is set by then
+    found = mlflow.MlflowClient().search_runs([experiment_id], f"tags.weights_sha256 = '{weights_sha256}'")
     return next((str(run.info.run_id) for run in found if "reproduces" not in run.data.tags), None)
