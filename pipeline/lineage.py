@@ -90,7 +90,7 @@ def overrides(root: Path = ROOT) -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return [
-        f"{key}={json.dumps(value)}"
+        f"{key}={value if isinstance(value, str) and value.isidentifier() else json.dumps(value)}"
         for key, value in current.items()
         if committed.get(key, ...) != value and not key.startswith("tracking.")
     ]

@@ -1,0 +1,163 @@
+"""Tracked runs as pandas tables, for notebooks and for `python -m pipeline.compare`."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import PARAMS_FILE, Settings, load_params
+from pipeline.errors import DataError
+from pipeline.tracking.store import store_root, tracking_uri
+from pipeline.trained import HISTORY_KEYS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ID_LENGTH = 32
+PAGE = 1000  # runs that MLflow hands out in one call
+
+
+def find_experiment(settings: Settings) -> str | None:
+    """Return the id of the project's experiment, or None where there is none yet; it makes neither it nor a store."""
+    import mlflow
+
+    uri = tracking_uri(settings)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return None
+    experiment = mlflow.MlflowClient(uri).get_experiment_by_name(settings.tracking.experiment)
+    return str(experiment.experiment_id) if experiment else None
+
+
+def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Sequence[str] = ()) -> "pd.DataFrame":
+    """Return the tracked runs, newest first, one row each, indexed by the run's id.
+
+    The columns: name, status, started (UTC), seconds (NaN while it runs); then the run's params by their names, as
+    numbers where they are numbers; its last metrics by theirs; and its lineage, which is MLflow's tags by theirs
+    (weights_sha256, data.md5, git.commit, ...). What a run has not got is missing (NaN). Where a tag has the name
+    of a param, the column holds the param.
+
+    Args:
+        n: how many, at most; None: all.
+        settings: whose store is read; None: those of the project's params.yaml.
+        run_ids: only these, in this order; each may be shortened as long as it fits one run.
+
+    Raises:
+        DataError: one of `run_ids` fits no run, or several.
+    """
+    import pandas as pd
+
+    settings = settings or _own_settings()
+    if run_ids:
+        found = [_find(settings, run_id) for run_id in run_ids]
+    else:
+        found = _search(settings, "", n)
+    table = pd.DataFrame([_row(run) for run in found], index=[run.info.run_id for run in found])
+    head = ["name", "status", "started", "seconds"]
+    if table.empty:
+        return pd.DataFrame(columns=head).rename_axis("run_id")
+    first = [*head, *_names(found, "params"), *_names(found, "metrics")]
+    rest = sorted(set(table.columns) - set(first))
+    return table[[*dict.fromkeys(first), *rest]].rename_axis("run_id")
+
+
+def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
+    """Return the history of a run, indexed by epoch from 1: loss, accuracy, val_loss, val_accuracy.
+
+    Args:
+        run_id: of one run; it may be shortened.
+        settings: whose store is read; None: those of the project's params.yaml.
+
+    Raises:
+        DataError: it fits no run, or several.
+    """
+    import mlflow
+    import pandas as pd
+
+    settings = settings or _own_settings()
+    run = _find(settings, run_id)
+    client = mlflow.MlflowClient(tracking_uri(settings))
+    curves = {
+        key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
+        for key in HISTORY_KEYS
+        if key in run.data.metrics
+    }
+    return pd.DataFrame(curves).sort_index().rename_axis("epoch")
+
+
+def _own_settings() -> Settings:
+    """Return the project's settings, wherever a notebook runs."""
+    return load_params(store_root() / PARAMS_FILE)
+
+
+def _search(settings: Settings, condition: str, n: int | None = None) -> list[Any]:
+    """Return the newest runs of the experiment that meet a condition; all of them where n is None."""
+    import mlflow
+
+    experiment_id = find_experiment(settings)
+    if experiment_id is None:
+        return []
+    client = mlflow.MlflowClient(tracking_uri(settings))
+    found: list[Any] = []
+    token = None
+    while n is None or len(found) < n:
+        size = PAGE if n is None else min(PAGE, n - len(found))
+        page = client.search_runs([experiment_id], condition, max_results=size, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def _find(settings: Settings, run_id: str) -> Any:
+    """Return the one run whose id begins with `run_id`."""
+    if not re.fullmatch(rf"[0-9a-f]{{1,{ID_LENGTH}}}", run_id):
+        raise DataError(f"{run_id}: a run's id, or the beginning of one, is needed: digits and letters from a to f")
+    found = _search(settings, f"attributes.run_id LIKE '{run_id}%'")
+    if not found:
+        raise DataError(f"{run_id}: the tracking store has no such run; `python -m pipeline.compare` lists them")
+    if len(found) > 1:
+        fitting = ", ".join(run.info.run_id[: len(run_id) + 4] for run in found[:5])
+        raise DataError(f"{run_id}: fits {len(found)} runs ({fitting}, ...); give more of the id")
+    return found[0]
+
+
+def _row(run: Any) -> dict[str, Any]:
+    import pandas as pd
+
+    start, end = run.info.start_time, run.info.end_time
+    lineage = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+    params = {name: _plain(value) for name, value in run.data.params.items()}
+    return {
+        **lineage,
+        **run.data.metrics,
+        **{name: value for name, value in params.items() if value is not None},
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "started": pd.Timestamp(start, unit="ms", tz="UTC"),
+        "seconds": (end - start) / 1000 if end else float("nan"),
+    }
+
+
+def _names(found: list[Any], kind: str) -> list[str]:
+    """Return the names of the params or metrics of some runs: those of the first one, then what others add."""
+    present = {name for run in found for name, value in getattr(run.data, kind).items() if _plain(value) is not None}
+    order = {"metrics": HISTORY_KEYS, "params": ("net", "dataset", "seed")}[kind]
+    return [*(name for name in order if name in present), *sorted(present.difference(order))]
+
+
+def _plain(value: Any) -> Any:
+    """Return a param, which MLflow keeps as text, as what it was: a number, a truth value, None or a text.
+
+    >>> [_plain(text) for text in ("512", "1e-3", "True", "None", "512,256")]
+    [512, 0.001, True, None, '512,256']
+    """
+    names = {"True": True, "False": False, "None": None}
+    if value in names:
+        return names[value]
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value
