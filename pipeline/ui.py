@@ -1,5 +1,6 @@
 """`make ui`: MLflow's UI on the project's store, for this machine alone."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -7,23 +8,23 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from typing import NoReturn
 
 from pipeline.command import command
-from pipeline.config import NETS, Settings, load_params
+from pipeline.config import Settings, load_params
 from pipeline.errors import SettingsError
 from pipeline.tracking import open_store, tracking_uri
-from pipeline.tracking.address import is_served, results_page, run_page, server
+from pipeline.tracking.address import is_served, results_page, run_page
 from pipeline.tracking.table import runs
 
 HOST = "127.0.0.1"
 PORT = 5000
+LARGEST_PORT = 2**16 - 1
+NEWEST = 100  # among which the newest of each net is sought
 START_SECONDS = 60.0  # measured: 3 to 6
 STOP_SECONDS = 10.0
 ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # nine processes of 240 MB, for jobs that only traces have
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "PYTHONWARNINGS": "ignore",  # of the packages' authors among themselves
@@ -39,8 +40,10 @@ def port_of(arguments: list[str]) -> int:
         SettingsError: it is no port.
     """
     text = arguments[0] if arguments else str(PORT)
-    if len(arguments) > 1 or not text.isascii() or not text.isdigit() or not 1 <= int(text) < 2**16:
-        raise SettingsError(f"PORT: one whole number from 1 to 65535 is needed, but got {' '.join(arguments)}")
+    if len(arguments) > 1 or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= LARGEST_PORT:
+        raise SettingsError(
+            f"PORT: one whole number from 1 to {LARGEST_PORT} is needed, but got {' '.join(arguments)}"
+        )
     return int(text)
 
 
@@ -51,12 +54,87 @@ def check_free(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise OSError(f"port {port} of {HOST}: {error.strerror}; `make ui PORT={port + 1}` tries another") from error
+            other = port + 1 if port < LARGEST_PORT else PORT
+            raise OSError(f"port {port} of {HOST}: {error.strerror}; `make ui PORT={other}` takes another") from error
 
 
 def start(uri: str, port: int) -> "subprocess.Popen[bytes]":
-    """Start MLflow's server; MLflow's check of the Host header stays on, which lets only this machine's names pass."""
-    arguments = ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts=--log-level=warning"]
-    own = ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: `ps` would show a password
-    clean = {name: value for name, value in os.environ.items() if name not in LOOSER}
-    return subprocess.Popen([sys.executable, "-m", "mlflow", *arguments], env=clean | own, stderr=subprocess.PIPE)
+    """Start MLflow's server for this machine's browser alone: its checks of Host and Origin let only that pass."""
+    hosts = [f"{host}:{port}" for host in (HOST, "localhost")]
+    arguments = {
+        "--host": HOST,
+        "--port": str(port),
+        "--workers": "1",
+        "--allowed-hosts": ",".join(hosts),  # by default it takes any name that begins like a private address
+        "--cors-allowed-origins": ",".join(f"http://{host}" for host in hosts),
+        "--uvicorn-opts": "--log-level=warning",
+    }
+    flat = [text for option in arguments.items() for text in option]
+    environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}  # `ps` would show it as an argument
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *flat], env=environment, stdout=subprocess.DEVNULL
+    )
+
+
+def wait_until_up(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Return as soon as the server answers.
+
+    Raises:
+        OSError: it has ended, or does not answer within START_SECONDS.
+    """
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.1)
+    raise OSError(f"MLflow's server on port {port} has not started; what it says stands above")
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the server; it hands the signal on to its own child."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def newest(settings: Settings) -> list[str]:
+    """Return the id of the newest finished run of each net."""
+    table = runs(NEWEST, settings=settings)
+    finished = table[table["status"] == "FINISHED"]
+    return [] if finished.empty else [str(run_id) for run_id in finished.drop_duplicates("net").index]
+
+
+@command
+def main() -> None:
+    """Serve the project's store on 127.0.0.1 until Ctrl-C; the port is the first argument, else 5000."""
+    settings = load_params()
+    port = port_of(sys.argv[1:])
+    if is_served(settings):
+        log.info("the tracking server shows the runs itself: %s", results_page(settings))
+        return
+    check_free(port)
+    open_store(settings)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    process = start(tracking_uri(settings), port)
+    try:
+        wait_until_up(process, port)
+        base = f"http://{HOST}:{port}"
+        log.info("all runs:    %s", results_page(settings, base))
+        run_ids = newest(settings)
+        log.info(
+            "the newest:  %s", run_page(settings, run_ids, base) if run_ids else "none yet; `make repro` makes some"
+        )
+        log.info("Ctrl-C ends it")
+        process.wait()
+    except KeyboardInterrupt:
+        log.info("ended")
+    finally:
+        stop(process)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The nets as MLflow models: Keras's in MLflow's Keras flavor, the from-scratch net as code with its weights.
 
 What goes in: rows (n, d) of numbers, scaled as in training; a row of mnist_train.csv therefore without its label
-and divided by 255 (undivided, the default nets still name the digit, but all too surely). What comes out: a table
+and divided by 255 (undivided, a relu net still names the digit, but all too surely). What comes out: a table
 (n, k) of probabilities, whose column names are the digits; one column, the probability of class 1, for the binary
 task. `mlflow.keras.load_model` gives the trained `keras.Model` itself, which takes and returns arrays.
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ID_LENGTH = 32
+FIRST = {"params": ("net", "dataset", "seed"), "metrics": HISTORY_KEYS}  # the others follow by name
 PAGE = 1000  # runs that MLflow hands out in one call
 
 
@@ -34,7 +35,7 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
     The columns: name, status, started (UTC), seconds (NaN while it runs); then the run's params by their names, as
     numbers where they are numbers; its last metrics by theirs; and its lineage, which is MLflow's tags by theirs
     (weights_sha256, data.md5, git.commit, ...). What a run has not got is missing (NaN). Where a tag has the name
-    of a param, the column holds the param.
+    of a param, the column holds the param. `attrs` names the columns of each kind: "params" and "metrics".
 
     Args:
         n: how many, at most; None: all.
@@ -53,11 +54,11 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
         found = _search(settings, "", n)
     table = pd.DataFrame([_row(run) for run in found], index=[run.info.run_id for run in found])
     head = ["name", "status", "started", "seconds"]
-    if table.empty:
-        return pd.DataFrame(columns=head).rename_axis("run_id")
-    first = [*head, *_names(found, "params"), *_names(found, "metrics")]
-    rest = sorted(set(table.columns) - set(first))
-    return table[[*dict.fromkeys(first), *rest]].rename_axis("run_id")
+    names = {kind: _names(found, kind) for kind in FIRST}
+    first = [*head, *names["params"], *names["metrics"]]
+    table = table.reindex(columns=[*first, *sorted(set(table.columns) - set(first))]).rename_axis("run_id")
+    table.attrs |= names
+    return table
 
 
 def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
@@ -140,10 +141,9 @@ def _row(run: Any) -> dict[str, Any]:
 
 
 def _names(found: list[Any], kind: str) -> list[str]:
-    """Return the names of the params or metrics of some runs: those of the first one, then what others add."""
+    """Return the names of all params or metrics of some runs."""
     present = {name for run in found for name, value in getattr(run.data, kind).items() if _plain(value) is not None}
-    order = {"metrics": HISTORY_KEYS, "params": ("net", "dataset", "seed")}[kind]
-    return [*(name for name in order if name in present), *sorted(present.difference(order))]
+    return [*(name for name in FIRST[kind] if name in present), *sorted(present.difference(FIRST[kind]))]
 
 
 def _plain(value: Any) -> Any:

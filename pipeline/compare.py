@@ -1,0 +1,125 @@
+"""`python -m pipeline.compare [RUN_ID…]`: tracked runs side by side in the terminal, the newest by default."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from pipeline.command import command
+from pipeline.config import load_params
+from pipeline.tracking.address import shown_at
+from pipeline.tracking.table import runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NEWEST = 10
+SHORT_ID = 8  # of 32 characters: enough to tell thousands of runs apart
+METRICS = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
+NONE_YET = (
+    "no runs yet: `make repro` trains both nets; `python -m pipeline.train net=keras keras.epochs=1` trains one"
+)
+
+
+def run(table: "pd.DataFrame", width: int | None = None) -> Table:
+    """Return runs as a table for the terminal: a column for each param that differs, or one for all of them.
+
+    Args:
+        table: what `tracking.runs` gives.
+        width: characters; where the params' columns do not fit, they share one. None: as wide as need be.
+    """
+    params = {name: [_text(value) for value in table[name]] for name in differing(table)}
+    wide = _table(table, {name: (texts, False) for name, texts in params.items()})
+    if width is None or len(params) < 2 or width_of(wide) <= width:
+        return wide
+    joined = [
+        " ".join(f"{name}={text}" for name, text in zip(params, texts, strict=True) if text != "-")
+        for texts in zip(*params.values(), strict=True)
+    ]
+    return _table(table, {"params that differ": (joined, True)})
+
+
+def differing(table: "pd.DataFrame") -> list[str]:
+    """Return the params that have more than one value among the runs that have them."""
+    return [name for name in table.attrs["params"] if table[name].map(str)[table[name].notna()].nunique() > 1]
+
+
+def width_of(table: Table) -> int:
+    """Return the number of characters that a table takes where nothing is wrapped."""
+    console = Console(width=10_000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def _table(table: "pd.DataFrame", params: dict[str, tuple[list[str], bool]]) -> Table:
+    """Return the table with these columns for the params: their texts, and whether they may be wrapped."""
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    columns: dict[str, tuple[list[str], bool]] = {
+        "run": ([run_id[:SHORT_ID] for run_id in table.index], False),
+        "name": (list(table["name"]), True),
+        "status": ([status.lower() for status in table["status"]], False),
+        **params,
+        **{name: ([_metric(value) for value in table[name]], False) for name in METRICS if name in table},
+        "time": ([_duration(seconds) for seconds in table["seconds"]], False),
+    }
+    for name, (_, may_wrap) in columns.items():
+        is_number = name in METRICS or name == "time"
+        shown.add_column(
+            name.replace("_", "\n", 1) if name in METRICS else name,
+            justify="right" if is_number else "left",
+            no_wrap=not may_wrap,
+            overflow="fold",
+            min_width=None if may_wrap else max(map(len, [*columns[name][0], *name.split("_")])),
+        )
+    for texts in zip(*(texts for texts, _ in columns.values()), strict=True):
+        shown.add_row(*texts)
+    return shown
+
+
+def _text(value: Any) -> str:
+    import pandas as pd
+
+    if pd.isna(value):
+        return "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _metric(value: float) -> str:
+    return "-" if value != value else f"{value:.4f}"  # noqa: PLR0124 – only NaN differs from itself
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> _duration(2.44), _duration(65.0), _duration(float("nan"))
+    ('2.4 s', '1 m 05 s', '-')
+    """
+    if seconds != seconds:  # noqa: PLR0124
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds // 60:.0f} m {seconds % 60:02.0f} s"
+
+
+@command
+def main() -> None:
+    """Print the table of the given runs and where MLflow shows them, or that of the newest runs."""
+    settings = load_params()
+    run_ids = sys.argv[1:]
+    table = runs(NEWEST, settings=settings, run_ids=run_ids)
+    if table.empty:
+        Console(soft_wrap=True).print(NONE_YET, highlight=False)
+        return
+    console = Console()
+    shown = run(table, console.width if console.is_terminal else None)
+    if not console.is_terminal:  # a pipe: one line a run
+        console = Console(width=width_of(shown))
+    console.print(shown)
+    if run_ids:
+        console.print(f"\n{shown_at(settings, list(table.index))}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
