@@ -1,6 +1,7 @@
 """`python -m pipeline.compare [RUN_ID…]`: tracked runs side by side in the terminal, the newest by default."""
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from pipeline.command import command
 from pipeline.config import load_params
-from pipeline.tracking.address import shown_at
+from pipeline.tracking.pages import shown_at
 from pipeline.tracking.table import runs
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 NEWEST = 10
 SHORT_ID = 8  # of 32 characters: enough to tell thousands of runs apart
-METRICS = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
+LONGEST_WORD = (20, 12, 6)  # characters that are not broken, where the width allows it
+STATUS = {"FINISHED": "done"}
+HEADERS = {  # where columns must be narrow
+    "val_loss": "val\nloss",
+    "val_accuracy": "val\nacc.",
+    "test_loss": "test\nloss",
+    "test_accuracy": "test\nacc.",
+}
 NONE_YET = (
     "no runs yet: `make repro` trains both nets; `python -m pipeline.train net=keras keras.epochs=1` trains one"
 )
@@ -32,14 +40,21 @@ def run(table: "pd.DataFrame", width: int | None = None) -> Table:
         width: characters; where the params' columns do not fit, they share one. None: as wide as need be.
     """
     params = {name: [_text(value) for value in table[name]] for name in differing(table)}
-    wide = _table(table, {name: (texts, False) for name, texts in params.items()})
-    if width is None or len(params) < 2 or width_of(wide) <= width:
+    if width is None:
+        return _table(table, {name: (texts, False) for name, texts in params.items()}, {})
+    wide = _table(table, {name: (texts, False) for name, texts in params.items()}, HEADERS)
+    if width_of(wide) <= width:
         return wide
     joined = [
         " ".join(f"{name}={text}" for name, text in zip(params, texts, strict=True) if text != "-")
         for texts in zip(*params.values(), strict=True)
     ]
-    return _table(table, {"params that differ": (joined, True)})
+    one = {"params that differ": (joined, True)} if params else {}
+    for longest in LONGEST_WORD:
+        shown = _table(table, one, HEADERS, longest)
+        if sum(column.min_width or 0 for column in shown.columns) + 2 * len(shown.columns) <= width:
+            break
+    return shown
 
 
 def differing(table: "pd.DataFrame") -> list[str]:
@@ -53,28 +68,34 @@ def width_of(table: Table) -> int:
     return Measurement.get(console, console.options, table).maximum
 
 
-def _table(table: "pd.DataFrame", params: dict[str, tuple[list[str], bool]]) -> Table:
+def _table(
+    table: "pd.DataFrame",
+    params: dict[str, tuple[list[str], bool]],
+    headers: Mapping[str, str],
+    longest_word: int = LONGEST_WORD[0],
+) -> Table:
     """Return the table with these columns for the params: their texts, and whether they may be wrapped."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     columns: dict[str, tuple[list[str], bool]] = {
         "run": ([run_id[:SHORT_ID] for run_id in table.index], False),
         "name": (list(table["name"]), True),
-        "status": ([status.lower() for status in table["status"]], False),
+        "status": ([STATUS.get(status, status.lower()) for status in table["status"]], False),
         **params,
-        **{name: ([_metric(value) for value in table[name]], False) for name in METRICS if name in table},
+        **{name: ([_metric(value) for value in table[name]], False) for name in HEADERS if name in table},
         "time": ([_duration(seconds) for seconds in table["seconds"]], False),
     }
-    for name, (_, may_wrap) in columns.items():
-        is_number = name in METRICS or name == "time"
+    for name, (texts, may_wrap) in columns.items():
+        header = headers.get(name, name)
+        words = [word for text in [header, *texts] for word in (text.split() if may_wrap else text.split("\n"))]
         shown.add_column(
-            name.replace("_", "\n", 1) if name in METRICS else name,
-            justify="right" if is_number else "left",
+            header,
+            justify="right" if name in HEADERS or name == "time" else "left",
             no_wrap=not may_wrap,
             overflow="fold",
-            min_width=None if may_wrap else max(map(len, [*columns[name][0], *name.split("_")])),
+            min_width=min(max(map(len, words)), longest_word),
         )
-    for texts in zip(*(texts for texts, _ in columns.values()), strict=True):
-        shown.add_row(*texts)
+    for row in zip(*(texts for texts, _ in columns.values()), strict=True):
+        shown.add_row(*row)
     return shown
 
 
@@ -94,13 +115,13 @@ def _duration(seconds: float) -> str:
     """Return a time in words.
 
     >>> _duration(2.44), _duration(65.0), _duration(float("nan"))
-    ('2.4 s', '1 m 05 s', '-')
+    ('2.4s', '1m05s', '-')
     """
     if seconds != seconds:  # noqa: PLR0124
         return "-"
     if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds // 60:.0f} m {seconds % 60:02.0f} s"
+        return f"{seconds:.1f}s"
+    return f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"
 
 
 @command

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.command import command
-from pipeline.config import NETS
+from pipeline.config import NETS, PARAMS_FILE, load_params
+from pipeline.errors import SettingsError
 from pipeline.paths import REPORTS, RUNS
 
 COLUMNS = {
@@ -33,6 +34,25 @@ def run(metrics: dict[str, dict[str, float]], datasets: dict[str, str]) -> Table
     return table
 
 
+def shown(digests: list[str]) -> str | None:
+    """Return where MLflow shows the runs that have made these weights; None where there are none."""
+    from mlflow.exceptions import MlflowException
+
+    from pipeline import tracking
+    from pipeline.tracking.pages import server, shown_at
+    from pipeline.tracking.table import find_experiment
+
+    settings = load_params()
+    try:
+        if find_experiment(settings) is None:
+            return None
+        found = [tracking.find_run(settings, digest) for digest in digests]
+        run_ids = [run_id for run_id in found if run_id]
+        return shown_at(settings, run_ids) if run_ids else None
+    except (MlflowException, SettingsError):  # its text would hold the address as it is, with a password
+        return f"not known, {server(settings)} does not answer"
+
+
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `dvc repro` makes it")
@@ -43,9 +63,13 @@ def _read(path: Path) -> Any:
 def main() -> None:
     """Print the table and the next commands."""
     metrics = {net: _read(REPORTS / f"{net}_metrics.json") for net in NETS}
+    described = {net: _read(RUNS / net / "net.json") for net in metrics}
     console = Console()
-    console.print(run(metrics, {net: _read(RUNS / net / "net.json")["dataset"] for net in metrics}))
-    console.print(NEXT.format(pictures=REPORTS / "pictures"), highlight=False)
+    console.print(run(metrics, {net: one["dataset"] for net, one in described.items()}))
+    address = shown([one["weights_sha256"] for one in described.values()]) if PARAMS_FILE.is_file() else None
+    if address:
+        console.print(f"\nthese runs in MLflow: {address}", highlight=False, soft_wrap=True)
+    console.print(NEXT.format(pictures=REPORTS / "pictures"), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pipeline.command import command
 from pipeline.config import Settings, load_params
 from pipeline.errors import SettingsError
 from pipeline.tracking import open_store, tracking_uri
-from pipeline.tracking.address import is_served, results_page, run_page
+from pipeline.tracking.pages import is_served, results_page, run_page, server
 from pipeline.tracking.table import runs
 
 HOST = "127.0.0.1"
@@ -101,10 +101,10 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def newest(settings: Settings) -> list[str]:
-    """Return the id of the newest finished run of each net."""
-    table = runs(NEWEST, settings=settings)
-    finished = table[table["status"] == "FINISHED"]
-    return [] if finished.empty else [str(run_id) for run_id in finished.drop_duplicates("net").index]
+    """Return the id of the newest finished run of each net, but for those that only reproduce another."""
+    table = runs(NEWEST, settings=settings).reindex(columns=["net", "status", "reproduces"])
+    own = table[(table["status"] == "FINISHED") & table["reproduces"].isna()]
+    return [str(run_id) for run_id in own.drop_duplicates("net").index]
 
 
 @command
@@ -113,7 +113,7 @@ def main() -> None:
     settings = load_params()
     port = port_of(sys.argv[1:])
     if is_served(settings):
-        log.info("the tracking server shows the runs itself: %s", results_page(settings))
+        log.info("the tracking server shows the runs itself: %s", server(settings))
         return
     check_free(port)
     open_store(settings)
@@ -129,7 +129,8 @@ def main() -> None:
             "the newest:  %s", run_page(settings, run_ids, base) if run_ids else "none yet; `make repro` makes some"
         )
         log.info("Ctrl-C ends it")
-        process.wait()
+        code = process.wait()
+        raise OSError(f"MLflow's server has ended with exit code {code}; what it says stands above")
     except KeyboardInterrupt:
         log.info("ended")
     finally:

@@ -216,7 +216,7 @@ def test_an_unknown_run_is_one_line(project):
 def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(tmp_path):
     project = copy_project(tmp_path / "first")
     quick = (project.root / "conf/experiment/quick.yaml").read_text()
-    project.edit("conf/config.yaml", "optional experiment: null", "optional experiment: quick")
+    project.edit("conf/config.yaml", "experiment: null", "experiment: quick")
     assert "override /mnist: digits" in quick
     for command in (
         ["git", "add", "-A"],

@@ -102,6 +102,7 @@ def test_params_of_a_deep_net_name_its_layers_as_one_text(settings):
 
 
 def test_the_store_is_the_settings_then_the_environments_then_the_projects(settings_of, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it where a test has opened a store
     settings = settings_of()
     assert tracking.tracking_uri(settings) == f"sqlite:///{ROOT / 'mlflow.db'}"
     monkeypatch.setenv("DVC_ROOT", "/elsewhere")

@@ -1,30 +1,9 @@
-"""Where MLflow's pages show runs, and how an address is printed: without user, password and query."""
+"""How an address is printed: without user, password and query."""
 
-import hashlib
-import json
-import logging
 import re
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import urlencode
 
-from pipeline.config import Settings
-from pipeline.tracking.store import open_store, tracking_uri
-from pipeline.trained import HISTORY_KEYS
-
-LOCAL_SERVER = "http://127.0.0.1:5000"  # `make ui`
-MODEL_TRAINING = {"workflowType": "machine_learning"}  # else MLflow 3 shows its pages for language models
-VIEW_TAG = "mlflow.sharedViewState."
-LARGEST_VIEW = 5000  # characters; what the smallest limit of an MLflow server lets pass
-N_AXES = 6  # of the parallel coordinates; more are not legible
-RESULTS_COLUMNS = (
-    *("params.`net`", "params.`dataset`"),
-    *(f"metrics.`{name}`" for name in ("test_accuracy", "test_loss", "val_loss")),
-    *("attributes.`Duration`", "attributes.`Models`"),
-)
+HIDDEN = "***"
 URI = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
-
-log = logging.getLogger(__name__)
 
 
 def redact(text: str) -> str:
@@ -39,116 +18,9 @@ def redact(text: str) -> str:
 
 
 def _without_secrets(rest: str) -> str:
-    """Return what follows `://`, without secrets, also where a password holds an @ / ? # that is not escaped."""
+    """Return what follows `://`, without secrets; HIDDEN where an @ / ? # that is not escaped may be one's part."""
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:
-        return _without_secrets(rest[len(authority.rpartition("@")[0]) + 1 :])
-    if ":" in authority and "@" in rest and not re.fullmatch(r"(.*\])?(:\d*)?|[^:]*:\d*", authority):
-        return _without_secrets(rest.rpartition("@")[2])
-    place, sign, route = rest.partition("#/")  # the pages of MLflow stand behind it, their own query included
+    if "@" in rest[len(authority) :] and ("@" in authority or ":" in authority):
+        return HIDDEN
+    place, sign, route = rest[authority.rfind("@") + 1 :].partition("#/")  # behind it: MLflow's pages, query and all
     return re.split("[?#]", place, maxsplit=1)[0] + sign + route
-
-
-def server(settings: Settings) -> str:
-    """Return the address of the server that shows the project's runs: the tracking server, else that of `make ui`."""
-    uri = tracking_uri(settings)
-    return redact(uri).rstrip("/") if is_served(settings) else LOCAL_SERVER
-
-
-def is_served(settings: Settings) -> bool:
-    """Return whether the store is a tracking server, which shows its runs itself."""
-    return tracking_uri(settings).startswith(("http://", "https://"))
-
-
-def shown_at(settings: Settings, run_ids: Sequence[str]) -> str:
-    """Return where exactly these runs are shown, as a line for the terminal."""
-    note = "" if is_served(settings) else "  (`make ui` serves it)"
-    return run_page(settings, run_ids) + note
-
-
-def run_page(settings: Settings, run_ids: Sequence[str], base: str | None = None) -> str:
-    """Return the address of the page that shows exactly these runs.
-
-    One run: its own page. Several: their curves, what differs among their params, and parallel coordinates; the
-    layout is kept in the store as one of MLflow's shared views, as its button "Share" does.
-
-    Args:
-        settings: all settings.
-        run_ids: of one run or more.
-        base: the address of the server; None: as `server` says.
-    """
-    root = f"{base or server(settings)}/#/experiments/{open_store(settings)}/runs"
-    if len(run_ids) == 1:
-        return f"{root}/{run_ids[0]}?{urlencode(MODEL_TRAINING)}"
-    chart_mode = {"compareRunsMode": "CHART", **MODEL_TRAINING}
-    condition = f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
-    key = _save_view(settings, {"searchFilter": condition, **_charts(_axes(settings, run_ids))})
-    only = {"viewStateShareKey": key} if key else {"searchFilter": condition}
-    return f"{root}?{urlencode(chart_mode | only)}"
-
-
-def results_page(settings: Settings, base: str | None = None) -> str:
-    """Return the address of the table of all runs, with their results; MLflow's own columns hold no figure."""
-    page = f"{base or server(settings)}/#/experiments/{open_store(settings)}/runs"
-    key = _save_view(settings, {"selectedColumns": RESULTS_COLUMNS})
-    return f"{page}?{urlencode(MODEL_TRAINING | ({'viewStateShareKey': key} if key else {}))}"
-
-
-def _save_view(settings: Settings, state: dict[str, Any]) -> str | None:
-    """Keep a view as a tag of the experiment and return its key, the same for the same view; None: it cannot be."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    text = json.dumps(state, separators=(",", ":"))
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    if len(text) > LARGEST_VIEW:
-        return None
-    try:
-        mlflow.MlflowClient().set_experiment_tag(open_store(settings), VIEW_TAG + key, text)
-    except MlflowException as error:  # a server that lets this user only read
-        log.debug("no shared view: %s", redact(str(error)))
-        return None
-    return key
-
-
-def _axes(settings: Settings, run_ids: Sequence[str]) -> list[str]:
-    """Return the params that all these runs have and that differ: MLflow leaves out a run that lacks one."""
-    import mlflow
-
-    open_store(settings)
-    client = mlflow.MlflowClient()
-    params = [client.get_run(run_id).data.params for run_id in run_ids]
-    common = set.intersection(*(set(one) for one in params))
-    differing = [name for name in common if len({one[name] for one in params}) > 1]
-    return sorted(differing, key=lambda name: (name != "net", name))[:N_AXES]
-
-
-def _charts(axes: list[str]) -> dict[str, Any]:
-    """Return the charts of a comparison, in the form that MLflow's pages keep them in."""
-    sections = [_section("curves", "Curves", 320), _section("differences", "What differs", 460)]
-    cards = [_card("LINE", "curves", metricKey=name, selectedMetricKeys=[name]) for name in HISTORY_KEYS]
-    cards.append(
-        _card(
-            "DIFFERENCE",
-            "differences",
-            compareGroups=["Parameters", "Model metrics"],
-            chartName="Params and metrics that differ",
-            showChangeFromBaseline=False,
-            showDifferencesOnly=True,
-            baselineColumnUuid="",
-        )
-    )
-    if axes:
-        cards.append(_card("PARALLEL", "differences", selectedParams=axes, selectedMetrics=["val_loss"]))
-    return {"compareRunSections": sections, "compareRunCharts": cards}
-
-
-def _section(uuid: str, name: str, height: int) -> dict[str, Any]:
-    """Return a section of two charts a row, `height` pixels each."""
-    flags = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-    return {"uuid": uuid, "name": name, "columns": 2, "cardHeight": height, **flags}
-
-
-def _card(kind: str, section: str, **more: Any) -> dict[str, Any]:
-    uuid = f"{kind}-{more.get('metricKey', section)}".lower()
-    return {"uuid": uuid, "type": kind, "metricSectionId": section, "isGenerated": False, "deleted": False, **more}

@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline import trained
 from pipeline.config import Settings
-from pipeline.metrics import Scores
 from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.trained import Trained
 
@@ -24,7 +23,7 @@ DESCRIPTION = {
 log = logging.getLogger(__name__)
 
 
-def promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[Trained], Scores]) -> str | None:
+def promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[Trained], float]) -> str | None:
     """Register the best run on a dataset and make it the champion, if it is better than the one that is.
 
     Candidates are the finished runs of the experiment with a logged model and a test accuracy, trained on the same
@@ -35,7 +34,7 @@ def promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[
         settings: all settings; those of tracking are read.
         dataset: one of config.DATASETS; the registered model takes its name.
         data_md5: DVC's md5 of the prepared dataset.
-        measure: returns the scores of a net on the test rows of that dataset.
+        measure: returns the accuracy of a net on the test rows of that dataset.
 
     Returns:
         The version that is now the champion; None if the alias has not moved.
@@ -54,6 +53,7 @@ def promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[
         to_beat, told = _to_beat(client, champion, data_md5, measure)
         accuracy = best.data.metrics[METRIC]
         if accuracy <= to_beat:
+            log.info("%s of %s: unchanged (%s); the best run has %s %.4f", CHAMPION, dataset, told, METRIC, accuracy)
             return None
         version = _version(client, dataset, best, data_md5)
         client.set_registered_model_alias(dataset, CHAMPION, version)
@@ -82,7 +82,7 @@ def _champion(client: Any, dataset: str) -> Any:
     return None if version is None else client.get_model_version(dataset, str(version))
 
 
-def _to_beat(client: Any, champion: Any, data_md5: str, measure: Callable[[Trained], Scores]) -> tuple[float, str]:
+def _to_beat(client: Any, champion: Any, data_md5: str, measure: Callable[[Trained], float]) -> tuple[float, str]:
     """Return the champion's accuracy on the present test rows, -inf where it has none, and the words for the log."""
     from mlflow.exceptions import MlflowException
 
@@ -93,7 +93,7 @@ def _to_beat(client: Any, champion: Any, data_md5: str, measure: Callable[[Train
         return accuracy, f"was {accuracy:.4f}"
     named = f"version {champion.version}, trained on other data,"
     try:
-        accuracy = measure(_weights(client, champion.run_id)).accuracy
+        accuracy = measure(_weights(client, champion.run_id))
     except (MlflowException, OSError, ValueError) as error:  # its run is gone, or its net takes other inputs
         log.warning("%s cannot be tested on these: %s", named, error)
         return -math.inf, f"{named} cannot be tested on these"

@@ -4,9 +4,12 @@ import contextlib
 import logging
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import Settings
+from pipeline.errors import SettingsError
+from pipeline.tracking.address import redact
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = (
@@ -14,6 +17,8 @@ DESCRIPTION = (
     "have one point an epoch; `test_*` are measured once, on rows that no training saw. Params are the "
     "settings that the run used: the net's own by their bare names, those of its data by section."
 )
+
+SQLITE = "sqlite:///"
 
 log = logging.getLogger(__name__)
 
@@ -29,25 +34,50 @@ def tracking_uri(settings: Settings) -> str:
 
 
 def open_store(settings: Settings) -> str:
-    """Point MLflow at the store, made on first use by one process at a time, and return the experiment's id."""
+    """Point MLflow at the store, made on first use by one process at a time, and return the experiment's id.
+
+    Raises:
+        SettingsError: the store's address is none that MLflow can open.
+    """
     import mlflow
-    from filelock import FileLock
+    from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(settings)
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    name = settings.tracking.experiment
-    if not uri.startswith("sqlite:///"):
-        experiment = client.get_experiment_by_name(name)
-        return str(experiment.experiment_id if experiment else client.create_experiment(name))
-    database = Path(uri.removeprefix("sqlite:///"))
+    try:
+        with _made(uri):
+            client = mlflow.MlflowClient()  # its first call makes the tables
+            experiment = client.get_experiment_by_name(settings.tracking.experiment)
+            if experiment:
+                return str(experiment.experiment_id)
+            return str(
+                client.create_experiment(
+                    settings.tracking.experiment, _artifacts(uri), tags={"mlflow.note.content": DESCRIPTION}
+                )
+            )
+    except MlflowException as error:
+        reason = redact(" ".join(str(error).split()))
+        raise SettingsError(f"tracking.uri: {redact(uri)} cannot be opened: {reason}") from error
+
+
+@contextlib.contextmanager
+def _made(uri: str) -> Iterator[None]:
+    """Hold the lock of a SQLite store; a new one is put into WAL mode, so that readers and a writer do not wait."""
+    from filelock import FileLock
+
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock"):
         if not database.exists():
             log.info("%s: made for MLflow's runs", database)
             with contextlib.closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
-        experiment = client.get_experiment_by_name(name)
-        if experiment:
-            return str(experiment.experiment_id)
-        artifacts = (database.parent / "mlartifacts").as_uri()
-        return str(client.create_experiment(name, artifacts, tags={"mlflow.note.content": DESCRIPTION}))
+        yield
+
+
+def _artifacts(uri: str) -> str | None:
+    """Return where the files of runs go: beside a SQLite store; a server decides for itself."""
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None

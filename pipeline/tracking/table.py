@@ -48,10 +48,7 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
     import pandas as pd
 
     settings = settings or _own_settings()
-    if run_ids:
-        found = [_find(settings, run_id) for run_id in run_ids]
-    else:
-        found = _search(settings, "", n)
+    found = [_find(settings, run_id) for run_id in run_ids] if run_ids else _search(settings, "", n)
     table = pd.DataFrame([_row(run) for run in found], index=[run.info.run_id for run in found])
     head = ["name", "status", "started", "seconds"]
     names = {kind: _names(found, kind) for kind in FIRST}

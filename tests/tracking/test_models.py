@@ -120,9 +120,9 @@ def track(settings: Settings, folder: Path) -> Logged:
         result, model = train.fit(settings, data, lambda epoch, metrics: None)
         trained.save(result, folder)
         tracked.log_trained(result, folder, settings, example=data["X_test"][:2], model=model)
-        tracked.log_report({"test_accuracy": evaluate.score(result, data).accuracy}, {})
+        tracked.log_report({"test_accuracy": evaluate.accuracy(result, data)}, {})
     if not (name == "mnist" and settings.net == "scratch"):
-        promote(settings, name, md5, partial(evaluate.score, data=data))
+        promote(settings, name, md5, partial(evaluate.accuracy, data=data))
     return Logged(tracked.run_id, result, data)
 
 

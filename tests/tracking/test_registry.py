@@ -49,7 +49,7 @@ def train(settings: Settings, epochs: int, folder: Path) -> tuple[str, float]:
         result = train_scratch.run(settings.scratch, data, settings.seed)
         trained.save(result, folder / "net")
         tracked.log_trained(result, folder / "net", settings, example=data["X_test"][:2])
-        accuracy = evaluate.score(result, data).accuracy
+        accuracy = evaluate.accuracy(result, data)
         tracked.log_report({"test_accuracy": accuracy}, {})
     return tracked.run_id, accuracy
 
@@ -57,7 +57,7 @@ def train(settings: Settings, epochs: int, folder: Path) -> tuple[str, float]:
 def crown(settings: Settings) -> str | None:
     """Do what `evaluate` does at its end."""
     data, md5 = made(settings)
-    return promote(settings, "synthetic", md5, partial(evaluate.score, data=data))
+    return promote(settings, "synthetic", md5, partial(evaluate.accuracy, data=data))
 
 
 def versions() -> dict[str, str]:
@@ -146,6 +146,7 @@ def test_a_champion_of_other_data_is_measured_on_the_present_test_rows(settings,
     train(other_split, BAD, tmp_path)
     assert crown(other_split) is None
     assert champion() == "1"
+    assert said("champion of synthetic: unchanged (version 1, trained on other data, has 0.")
 
     other_task = replace(settings, synthetic=replace(settings.synthetic, random_state=7))
     _, accuracy = train(other_task, FAIR, tmp_path)
@@ -174,7 +175,7 @@ def test_two_evaluations_at_once_register_one_version(settings, tmp_path):
 
     def evaluation() -> None:
         at_once.wait()
-        moved.append(promote(settings, "synthetic", md5, partial(evaluate.score, data=data)))
+        moved.append(promote(settings, "synthetic", md5, partial(evaluate.accuracy, data=data)))
 
     threads = [threading.Thread(target=evaluation) for _ in range(2)]
     for thread in threads:

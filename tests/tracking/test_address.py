@@ -1,0 +1,48 @@
+"""What is printed of an address holds no secret."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.tracking.address import redact
+
+WORD = st.text("abcdefghij", min_size=1, max_size=8)
+# what a password may hold: anything but blanks, and signs that the places around it do not have
+PASSWORD = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=20).map(
+    lambda text: f"Å{text}Å"
+)
+
+
+@pytest.mark.parametrize(
+    ("uri", "printed"),
+    [
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("https://ann:secret@mlflow.example.com/team", "https://mlflow.example.com/team"),
+        ("https://token@mlflow.example.com", "https://mlflow.example.com"),
+        ("https://mlflow.example.com/?access_token=secret", "https://mlflow.example.com/"),
+        ("postgresql+psycopg://ann:p@ss@db:5432/runs?sslpassword=x", "postgresql+psycopg://db:5432/runs"),
+        ("http://ann:12/34?5#6@host/x", "http://***"),
+        ("http://ann:secret@[::1]:5000/x", "http://[::1]:5000/x"),
+        ("s3://bucket/models@v1", "s3://bucket/models@v1"),
+        ("sqlite:////home/ann@work/mlflow.db", "sqlite:////home/ann@work/mlflow.db"),
+        ("/home/ann/remote", "/home/ann/remote"),
+        ("http://127.0.0.1:5000/#/experiments/1/runs?workflowType=x", None),
+    ],
+)
+def test_only_the_place_is_left_of_an_address(uri, printed):
+    assert redact(uri) == (uri if printed is None else printed)
+
+
+@given(scheme=st.sampled_from(["http", "https", "postgresql+psycopg", "ssh", "mysql"]), user=WORD, password=PASSWORD)
+def test_no_password_is_left_escaped_or_not(scheme, user, password):
+    for written in (password, quote(password, safe="")):
+        text = redact(f"cannot reach {scheme}://{user}:{written}@host:5000/path?sig={written} now")
+        assert text in (f"cannot reach {scheme}://host:5000/path now", f"cannot reach {scheme}://*** now")
+    assert "host:5000/path" in text  # escaped, as it has to be, it hides nothing else
+
+
+@given(st.text())
+def test_any_text_is_redacted_once_and_for_all(text):
+    assert redact(redact(text)) == redact(text)
