@@ -137,6 +137,7 @@ def main() -> None:
         X, Y = data["mnist"]["X_train"][:20], data["mnist"]["Y_train"][:20]
         common["sample_digits"] = pictures.to_png(pictures.sample_digits(X, Y.argmax(axis=1)))
     write(reports, common, REPORTS)
+    run_ids = []
     for net, report in reports.items():
         log.info("%s on %s: test accuracy %.4f", net, results[net].dataset, report.metrics["test_accuracy"])
         run_id = tracking.find_run(settings, results[net].weights_sha256)
@@ -144,6 +145,9 @@ def main() -> None:
             log.warning("%s: no run in the tracking store has made these weights; its figures stay local", net)
         else:
             tracking.log_report(run_id, report.flat_metrics(), report.images)
+            run_ids.append(run_id)
+    if run_ids:
+        log.info("in MLflow: %s", tracking.shown_at(settings, run_ids))
     for choice in map(chosen, NETS):
         promote(settings, choice["dataset"], choice["md5"], partial(accuracy, data=data[choice["dataset"]]))
 

@@ -53,6 +53,7 @@ def run(settings: Settings, folder: Path, overrides: list[str]) -> "Trained":
         tracked.log_report(report.flat_metrics(), report.images)
     log.info("test accuracy %.4f, test loss %.4f", report.test.accuracy, report.test.loss)
     log.info("run %s, in %s", tracked.run_id, folder)
+    log.info("in MLflow: %s", tracking.shown_at(settings, [tracked.run_id]))
     return result
 
 
