@@ -19,7 +19,9 @@ from pipeline.files import Arrays, file_md5
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("dvc", "hydra-core", "keras", "mlflow", "numpy", "scikit-learn", "tensorflow")
 DIFF_FILE = "code.diff"  # a run's artifact
-SCOPE = (".", ":(exclude,top)dvc.lock")  # dvc.lock is what comes out, and has a digest of its own
+# dvc.lock is what comes out, and has a digest of its own. The others change no training, and may hold a password.
+NO_CODE = ("dvc.lock", "params.yaml", "conf/tracking", ".dvc")
+SCOPE = (".", *(f":(exclude,top){path}" for path in NO_CODE))
 LARGEST_UNTRACKED = 2**20  # bytes; a larger file that git does not know is data, not code
 
 
@@ -69,7 +71,7 @@ def read_code(root: Path = ROOT) -> Code:
         commit = _git(root, "rev-parse", "HEAD").strip()
     except (OSError, subprocess.CalledProcessError):
         return Code("none", "")
-    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SCOPE).split("\0")
     small = [name for name in untracked if name and (root / name).lstat().st_size <= LARGEST_UNTRACKED]
     with tempfile.TemporaryDirectory() as folder:
         own = {"GIT_INDEX_FILE": f"{folder}/index"}
@@ -132,7 +134,7 @@ def tags(settings: Settings, inputs: Inputs, code: Code, given: list[str]) -> di
         "dvc.lock_md5": file_md5(lock) if lock.is_file() else "",
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "stage": os.environ.get("DVC_STAGE", "pipeline.train"),
-        "overrides": " ".join(given),
+        "overrides": " ".join(text for text in given if not text.lstrip("+~").startswith("tracking.")),
         "settings_sha256": settings_sha256(settings),
         **machine(),
     }

@@ -49,7 +49,7 @@ def shown(digests: list[str]) -> str | None:
         found = [tracking.find_run(settings, digest) for digest in digests]
         run_ids = [run_id for run_id in found if run_id]
         return shown_at(settings, run_ids) if run_ids else None
-    except (MlflowException, SettingsError):  # its text would hold the address as it is, with a password
+    except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
         return f"not known, {server(settings)} does not answer"
 
 

@@ -123,3 +123,11 @@ def test_without_a_store_a_given_id_is_unknown(call, tmp_path):
     env = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     assert "no such run" in call(ROOT, sys.executable, "-m", "pipeline.compare", "abc", code=1, env=env).stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_is_one_line_without_its_password(call):
+    env = {"MLFLOW_TRACKING_URI": "http://ann:sEcret@127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = call(ROOT, sys.executable, "-m", "pipeline.compare", code=1, env=env)
+    assert done.stderr.startswith("error: tracking.uri: http://127.0.0.1:9 cannot be read: ")
+    assert done.stderr.count("\n") == 1
+    assert "sEcret" not in done.stderr + done.stdout

@@ -66,8 +66,12 @@ def test_large_untracked_files_are_data_not_code(checkout):
     assert lineage.read_code(checkout).diff == ""
 
 
-def test_dvc_lock_is_no_code(checkout):
-    (checkout / "dvc.lock").write_text("stages: {}\n")
+@pytest.mark.parametrize("name", ["dvc.lock", "params.yaml", "conf/tracking/team.yaml", ".dvc/config"])
+def test_what_trains_nothing_and_may_hold_a_password_is_no_code(checkout, name):
+    (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+    (checkout / name).write_text("uri: http://ann:secret@host\n")
+    assert lineage.read_code(checkout).diff == ""
+    git(checkout, "add", "-A")
     assert lineage.read_code(checkout).diff == ""
 
 
@@ -100,7 +104,7 @@ def test_tags_name_bytes_code_settings_and_machine():
     data = {"X_train": np.zeros((8, 2)), "X_val": np.zeros((0, 2)), "X_test": np.zeros((3, 2))}
     inputs = lineage.inputs_of("synthetic", data, "0" * 32)
     assert inputs.n_rows == {"training": 8, "testing": 3}
-    tags = lineage.tags(settings, inputs, lineage.Code("abc", "diff"), ["seed=1"])
+    tags = lineage.tags(settings, inputs, lineage.Code("abc", "diff"), ["seed=1", "tracking.uri=http://a:b@c"])
     assert tags["git.commit"] == "abc"
     assert tags["git.dirty"] == "true"
     assert tags["data.md5"] == "0" * 32

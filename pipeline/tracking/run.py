@@ -115,6 +115,7 @@ class Run:
         self.set_tags({"weights_sha256": result.weights_sha256})
         self._client.log_artifacts(self.run_id, str(folder))
         plain = to_dict(settings) | {"net": result.net}
+        plain["tracking"]["uri"] = None  # it may hold a password, and changes nothing
         self._client.log_text(self.run_id, yaml.safe_dump(plain, sort_keys=False), "settings.yaml")
 
     def log_report(self, metrics: Mapping[str, float], images: Mapping[str, bytes]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import PARAMS_FILE, Settings, load_params
-from pipeline.errors import DataError
+from pipeline.errors import DataError, SettingsError
+from pipeline.tracking.address import redact
 from pipeline.tracking.store import store_root, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
@@ -19,13 +20,23 @@ PAGE = 1000  # runs that MLflow hands out in one call
 
 
 def find_experiment(settings: Settings) -> str | None:
-    """Return the id of the project's experiment, or None where there is none yet; it makes neither it nor a store."""
+    """Return the id of the project's experiment, or None where there is none yet; it makes neither it nor a store.
+
+    Raises:
+        SettingsError: a tracking server does not answer.
+    """
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(settings)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return None
-    experiment = mlflow.MlflowClient(uri).get_experiment_by_name(settings.tracking.experiment)
+    try:
+        experiment = mlflow.MlflowClient(uri).get_experiment_by_name(settings.tracking.experiment)
+    except MlflowException as error:
+        reason = redact(" ".join(str(error).split()))
+        # not `from error`: a notebook shows the chain, and MLflow's message holds the password
+        raise SettingsError(f"tracking.uri: {redact(uri)} cannot be read: {reason}") from None
     return str(experiment.experiment_id) if experiment else None
 
 
