@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pipeline.errors import DataError, SettingsError, TrainingError
 
-USERS_ERRORS = (DataError, SettingsError, TrainingError, OSError)
+USERS_ERRORS = (DataError, SettingsError, TrainingError, OSError, MemoryError)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,12 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text for the terminal; an OSError's begins with the path that it is about."""
+    """Return an error's text for the terminal: an OSError's begins with its path, a training's says what to do."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    if isinstance(error, TrainingError) and "DVC_STAGE" in os.environ:  # DVC removes a training's output before it
+        return f"{error}; `dvc checkout` brings the earlier net back"
+    return str(error) or type(error).__name__
 
 
 def configure_logging() -> None:

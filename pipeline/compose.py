@@ -1,9 +1,12 @@
 """Stage compose: conf/ → params.yaml, so that a plain `dvc repro` follows an edit of a Hydra config."""
 
+import difflib
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +43,29 @@ def run(conf: Path = CONF, overrides: Sequence[str] = ()) -> str:
             composed = compose("config", list(overrides))
             OmegaConf.resolve(composed)
             return OmegaConf.to_yaml(composed)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise SettingsError(f"{conf}/ does not compose: {hydras_reason(error)}") from error
 
 
 def hydras_reason(error: Exception) -> str:
-    """Return what Hydra says is wrong, on one line, without its advice to add a key that nothing would read."""
+    """Return what Hydra says is wrong, on one line, with the nearest key or option and without what does not help.
+
+    What does not help: its advice to add a key that nothing would read, the search path, the address of its manual.
+    """
     reason, advises, _ = str(error).partition("\nTo append to your config")
-    return " ".join((reason.rstrip(".") + (": no such key" if advises else "")).split())
+    reason = re.split(r"Config search path:|See https://hydra\.cc", reason)[0]
+    known: list[str] = re.findall(r"\t(\S+)", reason.partition("Available options")[2])
+    if advises:
+        reason = reason.rstrip(".") + ": no such key"
+        known = [key.name for key in fields(Settings)] + [
+            f"{section.name}.{key.name}"
+            for section in fields(Settings)
+            if is_dataclass(section.type)
+            for key in fields(section.type)
+        ]
+    named = re.search(r"'(?:[^'/]*/)?([^']+)'(?:: no such key|\s*Available)", reason)
+    near = difflib.get_close_matches(named[1], known, n=1) if named else []
+    return " ".join(reason.split()) + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -122,7 +140,12 @@ def main() -> None:
     text = run()
     if os.environ.get("DVC_EXP_NAME") and PARAMS_FILE.exists():
         kept = read_yaml(PARAMS_FILE)
-        check_stages(parse(kept))
+        try:
+            check_stages(parse(kept))
+        except SettingsError:  # `dvc exp run` leaves its file behind, and the next `dvc repro` would blame its user
+            with replacing(PARAMS_FILE) as new:
+                new.write_text(text, encoding="utf-8")
+            raise
         for line in changes(yaml.safe_load(text), kept):
             log.info("experiment: %s", line)
         return

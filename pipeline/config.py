@@ -231,19 +231,25 @@ def _section(cls: type[T], mapping: object, prefix: str, complaints: list[str]) 
         complaints.append(f"{prefix.rstrip('.')}: a section of settings is needed, but got {mapping!r}")
         return None
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    missing = [name for name in names if name not in mapping]
     for key in mapping:
         if key not in names:
-            complaints.append(f"{prefix}{key}: unknown key{_hint(str(key), names)}{_place(prefix)}")
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+            complaints.append(f"{prefix}{key}: unknown key ({hint}){_place(prefix)}")
+            missing = [name for name in missing if name not in near]  # one mistake, one line
+    if missing:
+        what = "this key is missing" if len(missing) == 1 else f"keys are missing: {', '.join(missing)}"
+        complaints.append(
+            f"{prefix + missing[0] if len(missing) == 1 else prefix.rstrip('.')}: {what}{_place(prefix)}"
+        )
     hints = get_type_hints(cls, include_extras=True)
-    return cls(**{name: _value(hints[name], mapping, name, prefix, complaints) for name in names})
+    values = {name: _value(hints[name], mapping[name], name, prefix, complaints) for name in names if name in mapping}
+    return cls(**values) if len(values) == len(names) else None
 
 
-def _value(hint: Any, mapping: Mapping[str, Any], name: str, prefix: str, complaints: list[str]) -> Any:
+def _value(hint: Any, value: Any, name: str, prefix: str, complaints: list[str]) -> Any:
     key = prefix + name
-    if name not in mapping:
-        complaints.append(f"{key}: this key is missing{_place(prefix or name)}")
-        return None
-    value = mapping[name]
     if not get_args(hint):
         return _section(hint, value, f"{key}.", complaints)
     kind, rule = get_args(hint)
@@ -255,11 +261,6 @@ def _value(hint: Any, mapping: Mapping[str, Any], name: str, prefix: str, compla
     if rule is LAYERS:
         return tuple(value) if isinstance(value, list | tuple) else (value,)
     return value
-
-
-def _hint(key: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(key, names, n=1)
-    return f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(names)})"
 
 
 def _place(prefix: str) -> str:
@@ -274,11 +275,17 @@ def _contradictions(settings: Settings) -> list[str]:
     no_validation = settings.preprocess.validation_fraction == 0
     names_one = (mnist.train_csv is None) != (mnist.test_csv is None)
     n_made = synthetic.n_informative + synthetic.n_redundant
+    names_csv = mnist.train_csv is not None or mnist.test_csv is not None
     checks = {
         "mnist.train_csv and mnist.test_csv go together: name both or none; see conf/mnist/": names_one,
         "mnist.source: csv needs mnist.train_csv and mnist.test_csv, but both are null; see conf/mnist/": (
             mnist.source == "csv" and mnist.train_csv is None and mnist.test_csv is None
         ),
+        f"mnist.source: auto or csv is needed where CSVs are named, but got {mnist.source}; see conf/mnist/": (
+            names_csv and mnist.source not in ("auto", "csv")
+        ),
+        f"mnist.label_column: null is needed where no CSVs are named, but got {mnist.label_column!r}; "
+        "see conf/mnist/": mnist.label_column is not None and not names_csv,
         f"synthetic.n_train: less than n_samples ({synthetic.n_samples}) is needed, "
         f"but got {synthetic.n_train}; see conf/synthetic/": synthetic.n_train >= synthetic.n_samples,
         f"synthetic.n_features: at least n_informative + n_redundant ({n_made}) is needed, "

@@ -1,4 +1,7 @@
-"""Stage evaluate: both trained nets on rows that no training saw: metrics, confusion matrices, pictures."""
+"""Stage evaluate: both trained nets on the test rows: metrics, confusion matrices, pictures.
+
+No training sees the test rows, unless `preprocess.pool_test` says so.
+"""
 
 import csv
 import json
@@ -10,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import metrics, pictures, tracking, train_keras, train_scratch, trained
+from pipeline import metrics, pictures, prepared, tracking, train_keras, train_scratch, trained
 from pipeline.command import command
 from pipeline.config import NETS, load_params
-from pipeline.files import Arrays, load_arrays, replacing
+from pipeline.files import Arrays, replacing
 from pipeline.metrics import Scores
-from pipeline.paths import REPORTS, RUNS, chosen, prepared
+from pipeline.paths import REPORTS, RUNS
 from pipeline.tracking.registry import promote
 from pipeline.trained import Trained
 
@@ -31,8 +34,8 @@ class Report:
     Attributes:
         test: the scores on the test rows.
         metrics: by name: test_loss, test_accuracy, train_accuracy, train_test_gap, macro averages; for a
-            binary task test_roc_auc.
-        per_class: precision, recall and f1 on the test rows, by class.
+            binary task whose test rows have both classes test_roc_auc.
+        per_class: test_precision, test_recall and test_f1, by class.
         images: pictures as PNG, by name.
     """
 
@@ -44,9 +47,7 @@ class Report:
     def flat_metrics(self) -> dict[str, float]:
         """Return all figures by one name each; MLflow groups its charts by what stands before the slash."""
         by_class = {
-            f"test_{name}/{label}": value
-            for label, figures in self.per_class.items()
-            for name, value in figures.items()
+            f"{name}/{label}": value for label, figures in self.per_class.items() for name, value in figures.items()
         }
         return self.metrics | by_class
 
@@ -67,10 +68,10 @@ def run(result: Trained, data: Arrays) -> Report:
         "train_accuracy": train.accuracy,
         "train_test_gap": train.accuracy - test.accuracy,
     }
-    for name in ("precision", "recall", "f1"):
-        figures[f"test_{name}"] = float(np.mean([by_name[name] for by_name in per_class.values()]))
+    for name in ("test_precision", "test_recall", "test_f1"):
+        figures[name] = float(np.mean([by_name[name] for by_name in per_class.values()]))
     images = _images(result, data["X_test"], test)
-    if test.proba.shape[1] == 1:
+    if test.proba.shape[1] == 1 and len(np.unique(test.actual)) == 2:
         false_rate, true_rate, figures["test_roc_auc"] = metrics.roc(test)
         images["roc_curve"] = pictures.to_png(pictures.roc_curve(false_rate, true_rate, figures["test_roc_auc"]))
     return Report(test, figures, per_class, images)
@@ -103,10 +104,16 @@ def _images(result: Trained, X: np.ndarray, test: Scores) -> dict[str, bytes]:
 
 
 def write(reports: dict[str, Report], common: dict[str, bytes], folder: Path) -> None:
-    """Write the reports: of each net two files of metrics and its predictions; and pictures/ of both."""
+    """Write the reports: of each net its metrics, a file of them for each class, and its predictions; pictures/.
+
+    A file a class, its figures named as those of all classes are: so `dvc metrics show` prints a row a class.
+    """
     for net, report in reports.items():
         _write_json(report.metrics, folder / f"{net}_metrics.json")
-        _write_json(report.per_class, folder / f"{net}_per_class.json")
+        with replacing(folder / f"{net}_per_class") as new:
+            new.mkdir()
+            for label, figures in report.per_class.items():
+                _write_json(figures, new / f"{label}.json")
         with replacing(folder / f"{net}_predictions.csv") as new, new.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["actual", "predicted"])
@@ -130,7 +137,8 @@ def main() -> None:
     """Evaluate data/runs/ into data/reports/, and tell MLflow: the figures, and which net is now the best."""
     settings = load_params()
     results = {net: trained.load(RUNS / net) for net in NETS}
-    data = {result.dataset: load_arrays(prepared(result.dataset)) for result in results.values()}
+    choices = {choice.dataset: choice for choice in map(prepared.chosen, NETS)}
+    data = {dataset: prepared.read(choice) for dataset, choice in choices.items()}
     reports = {net: run(result, data[result.dataset]) for net, result in results.items()}
     common = {"activations": pictures.to_png(pictures.activations())}
     if "mnist" in data:
@@ -148,8 +156,8 @@ def main() -> None:
             run_ids.append(run_id)
     if run_ids:
         log.info("in MLflow: %s", tracking.shown_at(settings, run_ids))
-    for choice in map(chosen, NETS):
-        promote(settings, choice["dataset"], choice["md5"], partial(accuracy, data=data[choice["dataset"]]))
+    for dataset, choice in choices.items():
+        promote(settings, dataset, choice.md5, partial(accuracy, data=data[dataset]))
 
 
 if __name__ == "__main__":

@@ -58,14 +58,14 @@ def confusion_matrix(scores: Scores) -> np.ndarray:
 
 
 def per_class(scores: Scores) -> dict[str, dict[str, float]]:
-    """Return precision, recall and F1 by class; a class that was never predicted has precision 0."""
+    """Return test_precision, test_recall and test_f1 by class; a class that was never predicted has precision 0."""
     from sklearn.metrics import precision_recall_fscore_support
 
     figures = precision_recall_fscore_support(
         scores.actual, scores.predicted, labels=range(scores.n_classes), zero_division=0
     )
     return {
-        str(label): {"precision": float(p), "recall": float(r), "f1": float(f1)}
+        str(label): {"test_precision": float(p), "test_recall": float(r), "test_f1": float(f1)}
         for label, (p, r, f1) in enumerate(zip(*figures[:3], strict=True))
     }
 

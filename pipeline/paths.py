@@ -1,6 +1,5 @@
 """Where the stages' files stand, from the project's root; what each holds says its stage."""
 
-import json
 from pathlib import Path
 
 TRAIN_CSV = Path("data/raw/mnist_train.csv")
@@ -28,16 +27,3 @@ def prepared(dataset: str) -> Path:
 def choice_file(net: str) -> Path:
     """Return the file that says which dataset a net trains on: what the stages of that net depend on."""
     return PREPARED / f"{net}.json"
-
-
-def chosen(net: str) -> dict[str, str]:
-    """Return the `dataset` that a net trains on, and the `md5` of its prepared file.
-
-    Raises:
-        FileNotFoundError: stage preprocess has not run.
-    """
-    path = choice_file(net)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; `dvc repro` makes it")
-    choice: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return choice

@@ -3,12 +3,13 @@
 import logging
 import math
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
-from pipeline.config import Settings, parse
+from pipeline.config import DATASETS, NETS, Settings, parse
 from pipeline.errors import SettingsError
 from pipeline.files import file_md5
 from pipeline.paths import RUNS
@@ -97,27 +98,53 @@ def check_objective(settings: Settings) -> None:
         )
 
 
+def check_overrides(settings: Settings, overrides: list[str]) -> None:
+    """Raise SettingsError where an override is of a section that the run of `settings.net` does not read.
+
+    Args:
+        settings: all settings.
+        overrides: as given on the command line.
+    """
+    dataset = settings.section(settings.net).dataset
+    for text in overrides:
+        group = re.split(r"\W", text.lstrip("+~"), maxsplit=1)[0]
+        if group in {*NETS, *DATASETS} - {settings.net, dataset}:
+            choice = f"net={group}" if group in NETS else f"{settings.net}.dataset={group}"
+            raise SettingsError(
+                f"{text}: an override that the run reads is needed, but net={settings.net} on {dataset} reads "
+                f"nothing of {group}; leave it out, or add {choice}"
+            )
+
+
 def app(composed: "DictConfig") -> float:
     """Train with what Hydra has composed, and return the objective, of the last epoch."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     check_objective(settings)
     hydra = HydraConfig.get()
-    result = run(settings, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    overrides = list(hydra.overrides.task)
+    if hydra.mode == RunMode.RUN:  # a sweep over nets gives each job what is meant for the other
+        check_overrides(settings, overrides)
+    result = run(settings, Path(hydra.runtime.output_dir), overrides)
     return result.history[settings.objective][-1]
 
 
 def main() -> None:
     """Hand `app` to Hydra; a user's mistake ends with one line and exit code 1."""
     import hydra
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     mistakes: list[Exception] = []
+    begun = False
 
     def task(composed: "DictConfig") -> float:
+        nonlocal begun
+        begun = True
         try:
             return app(composed)
         except USERS_ERRORS as error:  # Hydra would tell it in its own words
@@ -132,6 +159,10 @@ def main() -> None:
         from pipeline.compose import hydras_reason
 
         sys.exit(f"error: {hydras_reason(error)}")
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        if begun:  # a fault of the code, which is to be seen whole
+            raise
+        sys.exit(f"error: Hydra cannot start: {' '.join(one_line(error).split())}")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     if mistakes:

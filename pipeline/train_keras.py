@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import tracking, trained
+from pipeline import prepared, tracking, trained
 from pipeline.command import command
 from pipeline.config import Keras, load_params
 from pipeline.errors import SettingsError, TrainingError
-from pipeline.files import Arrays, load_arrays
+from pipeline.files import Arrays
 from pipeline.lineage import inputs_of, overrides
 from pipeline.nn.functions import ACTIVATIONS
-from pipeline.paths import RUNS, chosen, prepared
+from pipeline.paths import RUNS
 from pipeline.progress import each, progress
 from pipeline.seeds import generator
 from pipeline.trained import HISTORY_KEYS, OnEpochEnd, Trained
@@ -46,7 +46,7 @@ def run(
         initial: weights to start from, as `Trained.weights` of an equal architecture; None: drawn anew.
 
     Raises:
-        TrainingError: the loss is not finite; names the epoch and the learning rate.
+        TrainingError: a figure or a weight is not finite; names the epoch and the learning rate.
         SettingsError: `initial` does not fit the architecture.
     """
     keras = _keras()
@@ -65,11 +65,14 @@ def run(
         callbacks=_callbacks(settings, on_epoch_end),
         verbose=0,
     )
+    weights = get_weights(model)
+    if not all(np.isfinite(array).all() for array in weights.values()):  # the last update, which no loss has seen
+        raise _diverged(settings, "weight", math.nan, len(history.epoch) - 1)
     result = Trained(
         net="keras",
         dataset=settings.dataset,
         activations=(settings.activation,) * len(settings.units) + (model.layers[-1].activation.__name__,),
-        weights=get_weights(model),
+        weights=weights,
         history={key: list(map(float, history.history[key])) for key in HISTORY_KEYS if key in history.history},
         summary=summary(model),
     )
@@ -159,11 +162,9 @@ def _callbacks(settings: Keras, on_epoch_end: OnEpochEnd) -> list[Any]:
 
     def report(epoch: int, logs: dict[str, float]) -> None:
         metrics = {name: float(logs[name]) for name in HISTORY_KEYS if name in logs}
-        if not math.isfinite(metrics["loss"]):
-            raise TrainingError(
-                f"keras: a finite loss is needed, but it is {metrics['loss']} in epoch {epoch + 1} of "
-                f"{settings.epochs} at learning rate {settings.learning_rate}; try a smaller keras.learning_rate"
-            )
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise _diverged(settings, name, value, epoch)
         on_epoch_end(epoch, metrics)
 
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=report)]
@@ -173,6 +174,13 @@ def _callbacks(settings: Keras, on_epoch_end: OnEpochEnd) -> list[Any]:
         )
         callbacks.append(stopping)
     return callbacks
+
+
+def _diverged(settings: Keras, name: str, value: float, epoch: int) -> TrainingError:
+    return TrainingError(
+        f"keras: a finite {name} is needed, but it is {value} in epoch {epoch + 1} of {settings.epochs} "
+        f"at learning rate {settings.learning_rate}; try a smaller keras.learning_rate"
+    )
 
 
 def _keras() -> Any:
@@ -211,9 +219,9 @@ def _quiet_stderr() -> Iterator[None]:
 def main() -> None:
     """Train on the prepared dataset that `keras.dataset` names; write data/runs/keras/ and a run in MLflow."""
     settings = load_params()
-    choice = chosen("keras")
-    data = load_arrays(prepared(choice["dataset"]))
-    inputs = inputs_of(choice["dataset"], data, choice["md5"])
+    choice = prepared.chosen("keras")
+    data = prepared.read(choice)
+    inputs = inputs_of(choice.dataset, data, choice.md5)
     with (
         tracking.start_run(settings, "keras", inputs, overrides()) as tracked,
         progress("keras", settings.keras.epochs) as show,

@@ -3,13 +3,13 @@
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline import nn, tracking, trained
+from pipeline import nn, prepared, tracking, trained
 from pipeline.command import command
 from pipeline.config import Scratch, load_params
 from pipeline.errors import TrainingError
-from pipeline.files import Arrays, load_arrays
+from pipeline.files import Arrays
 from pipeline.lineage import inputs_of, overrides
-from pipeline.paths import RUNS, chosen, prepared
+from pipeline.paths import RUNS
 from pipeline.progress import each, progress
 from pipeline.seeds import generator
 from pipeline.trained import OnEpochEnd, Trained
@@ -80,9 +80,9 @@ def summary(weights: Arrays) -> str:
 def main() -> None:
     """Train on the prepared dataset that `scratch.dataset` names; write data/runs/scratch/ and a run in MLflow."""
     settings = load_params()
-    choice = chosen("scratch")
-    data = load_arrays(prepared(choice["dataset"]))
-    inputs = inputs_of(choice["dataset"], data, choice["md5"])
+    choice = prepared.chosen("scratch")
+    data = prepared.read(choice)
+    inputs = inputs_of(choice.dataset, data, choice.md5)
     with (
         tracking.start_run(settings, "scratch", inputs, overrides()) as tracked,
         progress("scratch", settings.scratch.epochs) as show,

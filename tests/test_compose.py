@@ -53,10 +53,12 @@ def test_params_in_git_are_what_conf_composes_to():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("keras.unit=3", r"Could not override 'keras\.unit': no such key"),
-        ("kears=deep", "Could not override 'kears'"),
-        ("keras=wide", "Could not find 'keras/wide'"),
-        ("keras.units=[1", "no viable alternative at input"),
+        ("keras.unit=3", r"Could not override 'keras\.unit': no such key \(did you mean keras\.units\?\)$"),
+        ("kears=deep", r"Could not override 'kears': no such key \(did you mean keras\?\)$"),
+        ("keras=wide", r"Could not find 'keras/wide' Available options in 'keras': deep default$"),
+        ("experiment=quikc", r"Available options in 'experiment': .* \(did you mean quick\?\)$"),
+        ("keras.units=[1", r"no viable alternative at input '\[1'$"),
+        ("scratch=null", "Config group override must be a string or a list"),
     ],
 )
 def test_what_hydra_cannot_compose_is_one_line(override, message):

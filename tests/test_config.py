@@ -79,6 +79,9 @@ def test_several_layers_are_a_tuple(composed):
         ("synthetic.n_redundant", 1, "synthetic.n_features: at least n_informative + n_redundant (21) is needed"),
         ("mnist.train_csv", "a.csv", "mnist.train_csv and mnist.test_csv go together"),
         ("mnist.source", "csv", "mnist.source: csv needs mnist.train_csv and mnist.test_csv"),
+        ("mnist.label_column", "y", "mnist.label_column: null is needed where no CSVs are named, but got 'y'"),
+        ("keras", None, "keras: a section of settings is needed, but got None"),
+        ("synthetic", {}, "synthetic: keys are missing: n_samples, n_features, n_informative, n_redundant, "),
     ],
 )
 def test_bad_setting_is_one_line(composed, key, value, message):
@@ -97,6 +100,20 @@ def test_early_stopping_needs_validation_rows(composed):
 def test_missing_key_is_named(composed):
     del composed["scratch"]["epochs"]
     with pytest.raises(SettingsError, match=r"^scratch.epochs: this key is missing; see conf/scratch/$"):
+        config.parse(composed)
+
+
+def test_a_misspelt_key_is_one_mistake(composed):
+    composed["scratch"]["n_hiden"] = composed["scratch"].pop("n_hidden")
+    with pytest.raises(SettingsError, match=r"^scratch.n_hiden: unknown key \(did you mean n_hidden\?\)\S* see \S+$"):
+        config.parse(composed)
+
+
+def test_csvs_are_named_for_a_source_that_reads_them(composed):
+    for key in ("train_csv", "test_csv"):
+        put(composed, f"mnist.{key}", "a.csv")
+    put(composed, "mnist.source", "digits")
+    with pytest.raises(SettingsError, match=r"^mnist\.source: auto or csv is needed .* but got digits"):
         config.parse(composed)
 
 

@@ -103,7 +103,7 @@ def test_the_gap_is_train_accuracy_less_test_accuracy(binary, reports):
 
 def test_mlflow_groups_the_figures_by_class(reports):
     flat = reports["keras"].flat_metrics()
-    assert flat["test_recall/7"] == reports["keras"].per_class["7"]["recall"]
+    assert flat["test_recall/7"] == reports["keras"].per_class["7"]["test_recall"]
     assert len(flat) == len(EVERY_NETS) + 3 * 10
     assert all(isinstance(value, float) for value in flat.values())
 
@@ -112,8 +112,8 @@ def test_a_class_that_is_never_predicted_has_precision_0(digits):
     data, result = digits
     biased = result.weights | {"dense_1/bias": np.array([99] + [0] * 9, np.float32)}
     report = evaluate.run(replace(result, weights=biased), data)
-    assert report.per_class["3"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
-    assert report.per_class["0"]["recall"] == 1.0
+    assert report.per_class["3"] == {"test_precision": 0.0, "test_recall": 0.0, "test_f1": 0.0}
+    assert report.per_class["0"]["test_recall"] == 1.0
 
 
 def test_equal_input_gives_equal_pictures(digits, reports):
@@ -134,7 +134,8 @@ def test_written_metrics_are_the_reports(reports, tmp_path):
     evaluate.write(reports, {"activations": b"png"}, tmp_path)
     for net, report in reports.items():
         assert json.loads((tmp_path / f"{net}_metrics.json").read_text()) == report.metrics
-        assert json.loads((tmp_path / f"{net}_per_class.json").read_text()) == report.per_class
+        files_ = sorted((tmp_path / f"{net}_per_class").iterdir())
+        assert {path.stem: json.loads(path.read_text()) for path in files_} == report.per_class
     pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert {"activations.png", "keras_most_confident_errors.png", "scratch_roc_curve.png"} <= pictures
 
@@ -143,6 +144,14 @@ def test_pictures_of_an_earlier_evaluation_go(reports, tmp_path):
     evaluate.write(reports, {"sample_digits": b"png"}, tmp_path)
     evaluate.write(reports, {}, tmp_path)
     assert not (tmp_path / "pictures/sample_digits.png").exists()
+
+
+def test_test_rows_of_one_class_have_no_roc_curve(binary):
+    data, result = binary
+    ones = data["Y_test"][:, 0] == 1
+    report = evaluate.run(result, data | {"X_test": data["X_test"][ones], "Y_test": data["Y_test"][ones]})
+    assert "test_roc_auc" not in report.metrics
+    assert "roc_curve" not in report.images
 
 
 def choose(net, dataset):

@@ -23,13 +23,13 @@ def test_confusion_counts_rows_by_actual_and_predicted():
 
 def test_per_class_by_hand():
     by_class = metrics.per_class(metrics.score(LOGITS, Y))
-    assert by_class["0"] == pytest.approx({"precision": 0.5, "recall": 1.0, "f1": 2 / 3})
-    assert by_class["1"] == pytest.approx({"precision": 1.0, "recall": 0.5, "f1": 2 / 3})
+    assert by_class["0"] == pytest.approx({"test_precision": 0.5, "test_recall": 1.0, "test_f1": 2 / 3})
+    assert by_class["1"] == pytest.approx({"test_precision": 1.0, "test_recall": 0.5, "test_f1": 2 / 3})
 
 
 def test_a_class_never_predicted_has_precision_zero():
     scores = metrics.score(LOGITS[:, :1], np.eye(3)[[2]])
-    assert metrics.per_class(scores)["2"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert metrics.per_class(scores)["2"] == {"test_precision": 0.0, "test_recall": 0.0, "test_f1": 0.0}
 
 
 def test_binary_scores():

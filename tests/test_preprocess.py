@@ -85,13 +85,6 @@ def test_without_shuffle_the_last_rows_validate() -> None:
     assert rows(preprocess.run(settings(0.3, shuffle=False), 0, numbered(10, 5)), "val") == [7, 8, 9]
 
 
-def test_the_split_of_the_lesson_s_history_run_has_1466_steps_of_32() -> None:
-    prepared = preprocess.run(settings(0.33, shuffle=False, pool_test=True), 0, numbered(60000, 10000))
-    n_train = len(prepared["X_train"])
-    assert n_train == int(70000 * (1 - 0.33))  # as keras.Model.fit splits
-    assert -(-n_train // 32) == 1466
-
-
 def test_fraction_zero_leaves_no_validation_row_but_its_columns() -> None:
     prepared = preprocess.run(settings(0), 0, images(3, 1))
     assert (prepared["X_val"].shape, prepared["Y_val"].shape) == ((0, 784), (0, 10))

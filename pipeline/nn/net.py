@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,6 +16,9 @@ from pipeline.nn.functions import (
     sigmoid,
     softmax,
 )
+
+if TYPE_CHECKING:
+    from pipeline.nn.training import Options
 
 Weights = dict[str, Array]
 NAMES = ("W1", "b1", "W2", "b2")
@@ -135,6 +139,14 @@ class ShallowNN:
         self.backward(X, Y, A1, Z2)
         self.update(learning_rate)
         return Z2
+
+    def fit(
+        self, X: Array, Y: Array, options: "Options", *, rng: np.random.Generator | None = None
+    ) -> dict[str, list[float]]:
+        """Train on X (d, m) and Y (n_out, m), in place; return loss and accuracy by epoch, see `training.fit`."""
+        from pipeline.nn.training import fit  # which imports this module
+
+        return fit(self, X, Y, options, rng=rng)
 
     def gradients(self, X: Array, Y: Array) -> Weights:
         """Return the gradient of the batch-mean loss, under the names of the weights."""

@@ -130,6 +130,15 @@ def test_shuffled_epoch_scores_each_sample_against_its_own_label():
     assert shuffled["accuracy"] == in_order["accuracy"]
 
 
+def test_the_method_trains_as_the_function_does():
+    X, Y = small_task()
+    options = Options(learning_rate=0.1, batch_size=7, epochs=2)
+    by_method, by_function = (ShallowNN(initial_weights(3, 4, 1, rng=np.random.default_rng(0))) for _ in range(2))
+    history = by_method.fit(X, Y, options, rng=np.random.default_rng(1))
+    assert history == fit(by_function, X, Y, options, rng=np.random.default_rng(1))
+    assert (by_method.W1 == by_function.W1).all()
+
+
 def test_loss_that_is_not_finite_stops_naming_epoch_loss_and_learning_rate():
     X, Y = small_task()
     epochs = []
