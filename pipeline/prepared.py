@@ -4,9 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline import cache, paths
 from pipeline.errors import DataError
-from pipeline.files import Arrays, load_arrays
+from pipeline.files import Arrays, file_md5, load_arrays
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,35 @@ def chosen(net: str) -> Choice:
 
 
 def read(choice: Choice) -> Arrays:
-    """Return a prepared dataset; from DVC's cache if data/ lacks it, as `dvc repro --allow-missing` lets it.
+    """Return a prepared dataset as the nets take it.
+
+    Where data/ lacks it, as `dvc repro --allow-missing` lets be, or has another, it comes from DVC's cache.
 
     Raises:
         DataError: neither data/ nor the cache nor the remote has it.
     """
     path = paths.prepared(choice.dataset)
-    found = path if path.is_file() else cache.find(choice.md5, Path.cwd())
+    is_there = path.is_file() and file_md5(path) == choice.md5
+    found = path if is_there else cache.find(choice.md5, Path.cwd())
     if found is None:
-        raise DataError(f"{path}: no such file, nor has DVC's cache {choice.md5}; `dvc repro preprocess` makes it")
-    return load_arrays(found)
+        raise DataError(
+            f"{path}: a file of md5 {choice.md5} is needed, but neither data/ nor DVC's cache has it; "
+            "`dvc repro preprocess` makes it"
+        )
+    return scaled(load_arrays(found))
+
+
+def scaled(arrays: Arrays) -> Arrays:
+    """Return a prepared dataset as the nets take it: bytes as float32, those of pixels divided by 255.
+
+    >>> {name: array.tolist() for name, array in scaled({"X": np.uint8([[0, 255]]), "Y": np.uint8([[0, 1]])}).items()}
+    {'X': [[0.0, 1.0]], 'Y': [[0.0, 1.0]]}
+    """
+    return {name: _as_floats(array, 255 if name.startswith("X") else 1) for name, array in arrays.items()}
+
+
+def _as_floats(array: np.ndarray, divisor: int) -> np.ndarray:
+    if array.dtype != np.uint8:
+        return array
+    quotient: np.ndarray = np.divide(array, np.float32(divisor), dtype=np.float32)
+    return quotient

@@ -1,4 +1,6 @@
-"""Stage preprocess: loaded arrays as the nets take them: scaled, one-hot, split in train, val and test.
+"""Stage preprocess: loaded arrays flattened, one-hot, split in train, val and test.
+
+Pixels and one-hot labels stay bytes, a quarter of the size of what the nets take: `prepared.scaled` makes that.
 
 Shapes: n rows, d features, k outputs (10 for digits, 1 for the binary task).
 """
@@ -17,6 +19,8 @@ N_DIGITS = 10
 
 def run(preprocess: Preprocess, seed: int, loaded: files.Arrays) -> files.Arrays:
     """Return X_train (n, d), Y_train (n, k), X_val, Y_val, X_test and Y_test; rows keep their order.
+
+    Of images X (n, s²) and Y (n, 10) are uint8, of features X (n, d) and Y (n, 1) are as they come.
 
     Args:
         preprocess: how many rows validate, which, and whether the test rows join the others first.
@@ -58,28 +62,19 @@ def _validation_rows(preprocess: Preprocess, seed: int, n: int) -> np.ndarray:
 
 
 def _inputs(X: np.ndarray) -> np.ndarray:
-    """Return images as (n, s²) float32 in [0, 1]; features as they are.
-
-    >>> _inputs(np.array([[[0, 51], [102, 255]]], dtype=np.uint8)).round(1).tolist() == np.float32(
-    ...     [[0, 0.2, 0.4, 1]]).round(1).tolist()
-    True
-    """
-    if X.ndim == 2:
-        return X
-    flat = X.reshape(len(X), X.shape[1] * X.shape[2])  # (n, s²)
-    scaled: np.ndarray = np.divide(flat, np.float32(255), dtype=np.float32)  # no copy of 188 MB in between
-    return scaled
+    """Return images (n, s, s) as rows (n, s²), features as they are."""
+    return X if X.ndim == 2 else X.reshape(len(X), X.shape[1] * X.shape[2])
 
 
 def _targets(X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return digits as one-hot rows (n, 10) float32; binary labels as (n, 1) of the features' type.
+    """Return digits as one-hot rows (n, 10) uint8; binary labels as (n, 1) of the features' type.
 
-    >>> _targets(np.zeros((1, 2, 2)), np.array([4])).astype(int).tolist()
+    >>> _targets(np.zeros((1, 2, 2)), np.array([4])).tolist()
     [[0, 0, 0, 0, 1, 0, 0, 0, 0, 0]]
     """
     if X.ndim == 2:
         return y.reshape(-1, 1).astype(X.dtype)
-    one_hot: np.ndarray = np.eye(N_DIGITS, dtype=np.float32)[y]
+    one_hot: np.ndarray = np.eye(N_DIGITS, dtype=np.uint8)[y]
     return one_hot
 
 

@@ -1,10 +1,13 @@
 """One training outside the DAG, as a Hydra app: `python -m pipeline.train net=keras keras.units=64`."""
 
+import contextlib
 import logging
 import math
 import os
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_l
 from pipeline.config import DATASETS, NETS, Settings, parse
 from pipeline.errors import SettingsError
 from pipeline.files import file_md5
-from pipeline.paths import RUNS
+from pipeline.paths import RUNS, TEST_CSV, TRAIN_CSV
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,40 +25,81 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
+_last_data: dict[str, Any] = {}
+
 log = logging.getLogger(__name__)
 
 
-def run(settings: Settings, folder: Path, overrides: list[str]) -> "Trained":
+@dataclass
+class Part:
+    """What a training that is one of a sweep's has beside its settings.
+
+    Attributes:
+        parent: the sweep's own run.
+        tags: for this run.
+        on_epoch_end: called with the epoch from 0 and its metrics; may raise Pruned.
+        run_id: of this run, as soon as there is one.
+    """
+
+    parent: str | None
+    tags: Mapping[str, str]
+    on_epoch_end: "OnEpochEnd"
+    run_id: str | None = None
+
+
+def run(settings: Settings, folder: Path, overrides: list[str], part: Part | None = None) -> "Trained":
     """Train and evaluate `settings.net` on data made for these settings, as one tracked run.
 
     Args:
         settings: all settings.
         folder: where the trained net is written, in a folder `net`.
         overrides: what was asked for on the command line, for the run's name.
+        part: where it is one of a sweep's, which then shows itself; else the training does.
     """
-    from pipeline import cache, dataset, evaluate, tracking, trained
+    from pipeline import evaluate, tracking, trained
     from pipeline.lineage import inputs_of
     from pipeline.progress import each, progress
 
     section = settings.section(settings.net)
-    data = dataset.make(settings, section.dataset)
-    if section.dataset == "mnist" and settings.mnist.train_csv is not None:
-        cache.keep(data, tracking.store_root())  # nothing else could bring the user's own data back
+    data, data_md5 = data_of(settings)
     initial, initial_md5 = _initial(settings)
-    inputs = inputs_of(section.dataset, data, cache.arrays_md5(data), initial_md5)
-    with (
-        tracking.start_run(settings, settings.net, inputs, overrides) as tracked,
-        progress(settings.net, section.epochs) as show,
-    ):
-        result, model = fit(settings, data, each(show, tracked.on_epoch_end), initial)
+    inputs = inputs_of(section.dataset, data, data_md5, initial_md5)
+    sweep = {"parent": part.parent, "tags": part.tags, "with_model": False} if part else {}
+    shown = contextlib.nullcontext(part.on_epoch_end) if part else progress(settings.net, section.epochs)
+    with tracking.start_run(settings, settings.net, inputs, overrides, **sweep) as tracked, shown as show:
+        if part:
+            part.run_id = tracked.run_id
+        result, model = fit(settings, data, each(tracked.on_epoch_end, show), initial)
         trained.save(result, folder / "net")
         tracked.log_trained(result, folder / "net", settings, example=data["X_test"][:2], model=model)
         report = evaluate.run(result, data)
         tracked.log_report(report.flat_metrics(), report.images)
-    log.info("test accuracy %.4f, test loss %.4f", report.test.accuracy, report.test.loss)
-    log.info("run %s, in %s", tracked.run_id, folder)
-    log.info("in MLflow: %s", tracking.shown_at(settings, [tracked.run_id]))
+    if not part:
+        log.info("test accuracy %.4f, test loss %.4f", report.test.accuracy, report.test.loss)
+        log.info("run %s, in %s", tracked.run_id, folder)
+        log.info("in MLflow: %s", tracking.shown_at(settings, [tracked.run_id]))
     return result
+
+
+def data_of(settings: Settings) -> tuple["Arrays", str]:
+    """Return the data of `settings.net` as the nets take them, and DVC's md5 of what they are made from.
+
+    The last ones stay in memory: in a sweep many trainings have the same, and making and hashing MNIST takes 2 s.
+    """
+    from pipeline import cache, dataset, prepared, tracking
+
+    name = settings.section(settings.net).dataset
+    own = (settings.mnist.train_csv, settings.mnist.test_csv)
+    files = [Path(file) for file in own if file is not None] or [TRAIN_CSV, TEST_CSV]
+    stamps = [(file.stat().st_mtime_ns, file.stat().st_size) for file in files if name == "mnist" and file.exists()]
+    key = (name, settings.synthetic if name == "synthetic" else settings.mnist, settings.preprocess, settings.seed)
+    if _last_data.get("key") != (*key, *stamps):
+        _last_data.clear()  # first, so that two are never in memory at once
+        made = dataset.prepare(settings, name)
+        if name == "mnist" and settings.mnist.train_csv is not None:
+            cache.keep(made, tracking.store_root())  # nothing else could bring the user's own data back
+        _last_data.update(key=(*key, *stamps), md5=cache.arrays_md5(made), data=prepared.scaled(made))
+    return _last_data["data"], _last_data["md5"]
 
 
 def fit(
@@ -98,6 +142,15 @@ def check_objective(settings: Settings) -> None:
         )
 
 
+def objective_of(settings: Settings, result: "Trained") -> float:
+    """Return the objective: of the last epoch; of that with the least val_loss where its weights were restored."""
+    values = result.history[settings.objective]
+    if settings.net == "keras" and settings.keras.early_stopping is not None:
+        losses = result.history["val_loss"]
+        return values[losses.index(min(losses))]
+    return values[-1]
+
+
 def check_overrides(settings: Settings, overrides: list[str]) -> None:
     """Raise SettingsError where an override is of a section that the run of `settings.net` does not read.
 
@@ -117,7 +170,7 @@ def check_overrides(settings: Settings, overrides: list[str]) -> None:
 
 
 def app(composed: "DictConfig") -> float:
-    """Train with what Hydra has composed, and return the objective, of the last epoch."""
+    """Train with what Hydra has composed, and return the objective."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -129,7 +182,7 @@ def app(composed: "DictConfig") -> float:
     if hydra.mode == RunMode.RUN:  # a sweep over nets gives each job what is meant for the other
         check_overrides(settings, overrides)
     result = run(settings, Path(hydra.runtime.output_dir), overrides)
-    return result.history[settings.objective][-1]
+    return objective_of(settings, result)
 
 
 def main() -> None:

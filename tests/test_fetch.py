@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import compose, fetch, files, load, mnist_csv, paths, preprocess
+from pipeline import compose, fetch, files, load, mnist_csv, paths, prepared, preprocess
 from pipeline.config import Mnist, Preprocess
 from pipeline.errors import DataError, SettingsError
 
@@ -75,13 +75,11 @@ class TestMnist:
         assert real_mnist["y_test"][42] == 4
 
     def test_prepared_it_is_what_the_lesson_feeds_its_net(self, real_mnist: files.Arrays) -> None:
-        prepared = preprocess.run(Preprocess(0.1, shuffle=True, pool_test=False), 0, real_mnist)
-        assert prepared["X_train"].shape == (54000, 784)
-        assert prepared["X_val"].shape == (6000, 784)
-        assert prepared["Y_test"][42].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
-        assert (
-            prepared["X_test"].tobytes() == (real_mnist["X_test"].reshape(-1, 784).astype("float32") / 255).tobytes()
-        )
+        made = prepared.scaled(preprocess.run(Preprocess(0.1, shuffle=True, pool_test=False), 0, real_mnist))
+        assert made["X_train"].shape == (54000, 784)
+        assert made["X_val"].shape == (6000, 784)
+        assert made["Y_test"][42].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+        assert made["X_test"].tobytes() == (real_mnist["X_test"].reshape(-1, 784).astype("float32") / 255).tobytes()
 
     def test_its_csv_files_have_the_known_digests_and_are_kept(
         self,

@@ -32,6 +32,12 @@ def test_a_net_without_a_choice_says_how_to_get_one(choice):
         prepared.chosen("scratch")
 
 
+def test_a_file_of_other_data_gives_way_to_the_cache(choice, tmp_path):
+    cache.keep(prepared.read(choice), tmp_path)
+    files.save_arrays(paths.prepared("mnist"), {"X_train": np.zeros(6)})
+    assert prepared.read(choice)["X_train"].tolist() == list(range(6))
+
+
 def test_a_missing_file_comes_from_the_cache(choice, tmp_path):
     cache.keep(prepared.read(choice), tmp_path)
     paths.prepared("mnist").unlink()
@@ -41,5 +47,8 @@ def test_a_missing_file_comes_from_the_cache(choice, tmp_path):
 
 def test_a_file_that_is_nowhere_is_named_with_its_md5(choice):
     paths.prepared("mnist").unlink()
-    with pytest.raises(DataError, match=rf"^{re.escape(str(paths.prepared('mnist')))}: .*{choice.md5}; `dvc repro"):
+    with pytest.raises(
+        DataError,
+        match=rf"^{re.escape(str(paths.prepared('mnist')))}: a file of md5 {choice.md5} is needed, .*; `dvc repro",
+    ):
         prepared.read(choice)

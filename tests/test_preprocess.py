@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline import preprocess
+from pipeline import prepared, preprocess
 from pipeline.config import Preprocess
 from pipeline.errors import SettingsError
 from pipeline.files import Arrays
@@ -30,14 +30,16 @@ def numbered(n: int, n_test: int) -> Arrays:
     return {"X_train": rows[:n], "y_train": y[:n], "X_test": rows[n:], "y_test": y[n:]}
 
 
-def rows(prepared: Arrays, part: str) -> list[int]:
-    return [int(row) for row in prepared[f"X_{part}"][:, 0]]
+def rows(made: Arrays, part: str) -> list[int]:
+    return [int(row) for row in made[f"X_{part}"][:, 0]]
 
 
 def test_images_are_scaled_to_the_bit_as_the_lesson_scales_them() -> None:
     every_pixel = np.resize(np.arange(256, dtype=np.uint8), (2, 28, 28))
     loaded = images(2, 2) | {"X_train": every_pixel}
-    X_train = preprocess.run(settings(0), 0, loaded)["X_train"]
+    kept = preprocess.run(settings(0), 0, loaded)["X_train"]
+    assert kept.dtype == np.uint8
+    X_train = prepared.scaled({"X_train": kept})["X_train"]
     expected = every_pixel.reshape(2, 784).astype("float32") / 255
     assert X_train.dtype == np.float32
     assert X_train.shape == (2, 784)
@@ -47,21 +49,21 @@ def test_images_are_scaled_to_the_bit_as_the_lesson_scales_them() -> None:
 def test_label_4_is_0000100000() -> None:
     loaded = images(1, 1) | {"y_train": np.array([4], np.uint8)}
     Y_train = preprocess.run(settings(0), 0, loaded)["Y_train"]
-    assert Y_train.dtype == np.float32
-    assert Y_train.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 0, 0]]
+    assert Y_train.dtype == np.uint8
+    assert prepared.scaled({"Y_train": Y_train})["Y_train"].tolist() == [[0, 0, 0, 0, 1, 0, 0, 0, 0, 0]]
 
 
 def test_features_pass_unscaled_with_labels_of_their_type_in_a_column() -> None:
     loaded = numbered(4, 2)
-    prepared = preprocess.run(settings(0), 0, loaded)
-    np.testing.assert_array_equal(prepared["X_test"], loaded["X_test"])
-    assert prepared["Y_test"].dtype == np.float64
-    assert prepared["Y_test"].tolist() == [[0], [1]]
+    made = preprocess.run(settings(0), 0, loaded)
+    np.testing.assert_array_equal(made["X_test"], loaded["X_test"])
+    assert made["Y_test"].dtype == np.float64
+    assert made["Y_test"].tolist() == [[0], [1]]
 
 
 def test_the_parts_have_the_shapes_of_the_lesson_s_rows() -> None:
-    prepared = preprocess.run(settings(0.25), 0, images(8, 3))
-    assert {name: array.shape for name, array in prepared.items()} == {
+    made = preprocess.run(settings(0.25), 0, images(8, 3))
+    assert {name: array.shape for name, array in made.items()} == {
         "X_train": (6, 784),
         "Y_train": (6, 10),
         "X_val": (2, 784),
@@ -72,13 +74,13 @@ def test_the_parts_have_the_shapes_of_the_lesson_s_rows() -> None:
 
 
 def test_drawn_validation_rows_and_the_rest_keep_their_order_and_none_is_lost() -> None:
-    prepared = preprocess.run(settings(0.3), 0, numbered(100, 5))
-    train, val = rows(prepared, "train"), rows(prepared, "val")
+    made = preprocess.run(settings(0.3), 0, numbered(100, 5))
+    train, val = rows(made, "train"), rows(made, "val")
     assert train == sorted(train)
     assert val == sorted(val)
     assert sorted(train + val) == list(range(100))
     assert val != list(range(70, 100))
-    assert prepared["Y_val"][:, 0].astype(int).tolist() == [row % 2 for row in val]
+    assert made["Y_val"][:, 0].astype(int).tolist() == [row % 2 for row in val]
 
 
 def test_without_shuffle_the_last_rows_validate() -> None:
@@ -86,15 +88,15 @@ def test_without_shuffle_the_last_rows_validate() -> None:
 
 
 def test_fraction_zero_leaves_no_validation_row_but_its_columns() -> None:
-    prepared = preprocess.run(settings(0), 0, images(3, 1))
-    assert (prepared["X_val"].shape, prepared["Y_val"].shape) == ((0, 784), (0, 10))
-    assert len(prepared["X_train"]) == 3
+    made = preprocess.run(settings(0), 0, images(3, 1))
+    assert (made["X_val"].shape, made["Y_val"].shape) == ((0, 784), (0, 10))
+    assert len(made["X_train"]) == 3
 
 
 def test_pooled_test_rows_follow_the_training_rows_and_stay_the_test_set() -> None:
-    prepared = preprocess.run(settings(0, pool_test=True), 0, numbered(4, 2))
-    assert rows(prepared, "train") == [0, 1, 2, 3, 4, 5]
-    assert rows(prepared, "test") == [4, 5]
+    made = preprocess.run(settings(0, pool_test=True), 0, numbered(4, 2))
+    assert rows(made, "train") == [0, 1, 2, 3, 4, 5]
+    assert rows(made, "test") == [4, 5]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -199,6 +199,12 @@ def test_a_training_that_diverges_is_a_failed_run_with_its_history_so_far(traine
     assert all(math.isfinite(value) for _, value in tracked.history("loss"))
 
 
+def test_a_net_beyond_the_memory_is_a_failed_run(trained_with):
+    tracked = trained_with("net=scratch", "scratch.n_hidden=900000000000", fails=MemoryError)
+    assert tracked.run.info.status == "FAILED"
+    assert "Unable to allocate" in tracked.run.data.tags["error"]
+
+
 def test_history_goes_on_from_the_trained_net_on_the_pooled_images(trained_with, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ("experiment=history", "mnist=digits", "keras.units=8", "keras.epochs=2", "keras.jit_compile=false")
@@ -260,7 +266,6 @@ def test_the_objective_needs_validation_rows_where_it_is_of_them(settings_of):
         (["net=scratch", "mnist=digits"], "net=scratch on synthetic reads nothing of mnist"),
         (["net=scratch", "keras.units=3"], "net=scratch on synthetic reads nothing of keras"),
         (["synthetic.n_train=9"], "net=keras on mnist reads nothing of synthetic; leave it out, or add"),
-        (["net=scratch", "scratch.n_hidden=900000000000"], "Unable to allocate"),
         (["net=scratch", "scratch.dataset=mnist", "mnist.train_csv=a", "mnist.test_csv=b"], "a: no such file"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
