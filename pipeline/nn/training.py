@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.nn.functions import Array
 from pipeline.nn.net import ShallowNN
@@ -84,19 +83,14 @@ def fit(
 def _epoch(net: ShallowNN, X: Array, Y: Array, options: Options, rng: np.random.Generator | None) -> dict[str, float]:
     """Train on each sample once; return the epoch's loss and accuracy."""
     n, size = X.shape[1], options.batch_size
-    order = None if rng is None else rng.permutation(n)
+    if rng is not None:
+        order = rng.permutation(n)
+        X, Y = (A.T.take(order, axis=0).T for A in (X, Y))  # at once: by batches, a third of a step's time
     Z2 = np.empty_like(Y)  # of all samples, to score them at once: one batch of 100 takes 10 µs
     for start in range(0, n, size):
-        batch = slice(start, start + size) if order is None else order[start : start + size]
-        Z2[:, batch] = net.step(_columns(X, batch), _columns(Y, batch), options.learning_rate)
+        batch = slice(start, start + size)
+        Z2[:, batch] = net.step(X[:, batch], Y[:, batch], options.learning_rate)
     return net.score(Z2, Y)
-
-
-def _columns(A: Array, batch: slice | NDArray[np.int64]) -> Array:
-    """Return the samples of a batch: a view of a slice, a copy of chosen ones."""
-    if isinstance(batch, slice):
-        return A[:, batch]
-    return A.T.take(batch, axis=0).T  # half the time of A[:, batch]
 
 
 def _as_data(net: ShallowNN, X: Array, Y: Array) -> tuple[Array, Array]:
