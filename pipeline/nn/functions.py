@@ -27,7 +27,7 @@ def sigmoid(Z: Array) -> Array:
     >>> sigmoid(np.array([-1e4, -1.0, 0.0, 1.0, 1e4])).round(4).tolist()
     [0.0, 0.2689, 0.5, 0.7311, 1.0]
     """
-    A: Array = np.maximum(Z, -87.0)
+    A: Array = np.asarray(np.maximum(Z, -87.0))
     np.negative(A, out=A)  # in place, a tenth faster
     np.exp(A, out=A)
     A += 1
