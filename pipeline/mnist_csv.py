@@ -23,6 +23,7 @@ _WHOLE = re.compile(r"\+?0*([0-9]{1,3})", re.ASCII)
 _PIXELS = frozenset(str(value) for value in range(256))
 _LABELS = frozenset("0123456789")
 _ROWS_AT_ONCE = 1000  # 60,000 rows: 0.4 s, with 3 MB of text in memory
+_BYTES_AT_ONCE = 2**18  # so that all that is made of them stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read(path: Path, *, max_bytes: int, label_column: str | None = None) -> tupl
     """Return the images (n, s, s) and labels (n,) of a CSV file, both uint8.
 
     The header may be absent, the file gzipped, lines may end in CRLF, and blank lines are passed over.
-    60,000 rows of MNIST: 0.9 s, and at most 90 MB of memory, the 47 MB that come back among them.
+    60,000 rows of MNIST: 0.4 s, and less than 150 MB of memory, the 47 MB that come back among them.
 
     Args:
         path: the CSV file.
@@ -60,12 +61,14 @@ def read(path: Path, *, max_bytes: int, label_column: str | None = None) -> tupl
         if first is None:
             raise DataError(f"{path}: rows of a label and pixels are needed, but the file is empty")
         layout = _layout(path, first, label_column)
-        try:
-            rows = _parse(text for _, text in (numbered if layout.is_header else chain([first], numbered)))
-        except DataError:
-            raise
-        except (ValueError, Warning) as error:
-            raise _diagnose(path, max_bytes, layout, str(error)) from error
+        rows = _parse_plain(path, layout)
+        if rows is None:
+            try:
+                rows = _parse(text for _, text in (numbered if layout.is_header else chain([first], numbered)))
+            except DataError:
+                raise
+            except (ValueError, Warning) as error:
+                raise _diagnose(path, max_bytes, layout, str(error)) from error
     if rows.shape[1] != layout.n_columns or rows[:, layout.label].max() > 9:
         raise _diagnose(path, max_bytes, layout, "the rows do not fit the first line")
     y = rows[:, layout.label].copy()  # (n,)
@@ -154,6 +157,53 @@ def _names_complaint(names: list[str]) -> str | None:
             )
         seen[name] = column
     return None
+
+
+def _parse_plain(path: Path, layout: _Layout) -> np.ndarray | None:
+    """Return the rows, (n, k) uint8, of a file of nothing but digits, commas and line feeds; None: it is not so.
+
+    Twice as fast as `_parse`, which reads all that is legal; a byte more than the first line's limits is not.
+    """
+    parts: list[np.ndarray] = []
+    with path.open("rb") as file:
+        if layout.is_header:
+            file.readline(lines.MAX_LINE_BYTES)
+        rest = b""
+        while block := file.read(_BYTES_AT_ONCE):
+            text = rest + block
+            end = text.rfind(b"\n") + 1
+            rest = text[end:]
+            if len(rest) > lines.MAX_LINE_BYTES or not _append_rows(parts, text[:end], layout.n_columns):
+                return None
+    if rest and not _append_rows(parts, rest + b"\n", layout.n_columns):
+        return None
+    return np.concatenate(parts) if parts else None
+
+
+def _append_rows(parts: list[np.ndarray], text: bytes, n_columns: int) -> bool:
+    """Append the rows of whole plain lines, (m, k) uint8, and return True; or False, if any is not plain."""
+    if not text:
+        return True
+    letters = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(letters < ord("0")).astype(np.int32)  # of the cells
+    n_rows = np.count_nonzero(letters == ord("\n"))
+    n_others = len(ends) - n_rows - np.count_nonzero(letters == ord(","))
+    if letters.max() > ord("9") or n_others or len(ends) != n_rows * n_columns:
+        return False
+    n_digits = np.diff(ends, prepend=np.int32(-1)) - 1
+    is_one_row_a_line = (letters[ends[n_columns - 1 :: n_columns]] == ord("\n")).all()
+    if not is_one_row_a_line or n_digits.min() < 1 or n_digits.max() > 3:
+        return False
+    digits = letters - np.uint8(ord("0"))
+    values = digits[ends - 1].astype(np.uint16)
+    longer = np.flatnonzero(n_digits > 1)
+    values[longer] += np.uint16(10) * digits[ends[longer] - 2]
+    longest = longer[n_digits[longer] > 2]
+    values[longest] += np.uint16(100) * digits[ends[longest] - 3]
+    if values.max() > 255:
+        return False
+    parts.append(values.astype(np.uint8).reshape(-1, n_columns))
+    return True
 
 
 def _parse(texts: Iterable[str]) -> np.ndarray:

@@ -253,3 +253,35 @@ def test_arbitrary_bytes_are_read_whole_or_refused_with_a_data_error(content: by
         else:
             assert len(X) == len(y) > 0
             assert y.max() <= 9
+
+
+def outcome(path: Path) -> object:
+    try:
+        X, y = read(path)
+    except DataError as error:
+        return str(error).replace(str(path), "FILE")
+    return X.tolist(), y.tolist()
+
+
+NEARLY_PLAIN = st.lists(
+    st.sampled_from(["0,1\n", "5,255\n", "9,256\n", "07,003\n", "1,\n", "1,2,3\n", "\n", "3,4\r\n", " 1,2\n", "1,2"])
+)
+
+
+@given(NEARLY_PLAIN.map("".join))
+@example("label,1x1\n5,1000\n")
+@example("5,0\n1,2,3,4\n")
+@example("5\n0,1\n")
+@settings(max_examples=400, deadline=None)
+def test_plain_digits_and_any_other_form_are_read_alike(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plain, zipped = Path(folder, "plain.csv"), Path(folder, "zipped.csv")
+        plain.write_text(text, newline="")
+        zipped.write_bytes(gzip.compress(text.encode()))  # which only the slower reader takes
+        assert outcome(plain) == outcome(zipped)
+
+
+def test_a_row_over_two_blocks_is_one_row(file: Path) -> None:
+    X = np.random.default_rng(0).integers(0, 256, (300, 40, 40), np.uint8)  # 1.7 MB, in blocks of 256 kB
+    mnist_csv.write(file, X, np.arange(300, dtype=np.uint8) % 10)
+    np.testing.assert_array_equal(read(file)[0], X)
