@@ -40,3 +40,23 @@ def test_binary_scores():
     assert scores.n_classes == 2
     assert metrics.confusion_matrix(scores).tolist() == [[2, 0], [1, 1]]
     assert metrics.roc(scores)[2] == 0.75  # of the four pairs, (−1, 0) is in the wrong order
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_figures_are_those_of_scikit_learn(k):
+    from sklearn import metrics as sklearn
+
+    rng = np.random.default_rng(k)
+    logits = rng.normal(size=(k, 300)).round(1)  # rounded, so that rows share a threshold
+    Y = rng.integers(0, 2, (300, 1)) if k == 1 else np.eye(k)[rng.integers(0, k, 300)]
+    scores = metrics.score(logits, Y.astype(float))
+    assert (metrics.confusion_matrix(scores) == sklearn.confusion_matrix(scores.actual, scores.predicted)).all()
+    theirs = sklearn.precision_recall_fscore_support(scores.actual, scores.predicted)[:3]
+    ours = np.array([list(figures.values()) for figures in metrics.per_class(scores).values()]).T
+    np.testing.assert_allclose(ours, theirs, rtol=1e-15)
+    if k == 1:
+        false_rate, true_rate, area = metrics.roc(scores)
+        expected = sklearn.roc_curve(scores.actual, scores.proba[:, 0], drop_intermediate=False)
+        np.testing.assert_allclose(false_rate, expected[0], rtol=1e-15)
+        np.testing.assert_allclose(true_rate, expected[1], rtol=1e-15)
+        assert area == pytest.approx(sklearn.roc_auc_score(scores.actual, scores.proba[:, 0]), rel=1e-12)
