@@ -1,119 +1,93 @@
-"""`python -m bench.tracking`: what tracking costs a training, beside the same training untracked.
+"""What tracking costs a training: the same training with and without, in turns, in one process.
 
-Tracked and untracked trainings alternate in one process, on a store in a temporary folder; medians of the pairs.
-Both train and evaluate; the tracked one does besides all that `pipeline.train` does: lineage, datasets, live points,
-files, the model, metrics and pictures. Imports are left out, as the first training of the process pays for them.
+The training's own time is taken with its record being written and the courier delivering it beside; what comes before
+and after it is taken apart: the start of the run, what is written at its end, the wait until MLflow has all of it.
+The first turn pays for imports and the new store, and is left out.
 """
 
-import argparse
-import json
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
-from rich.console import Console
-from rich.table import Table
 
-from pipeline import cache, compose, config, dataset, evaluate, tracking, train, trained
-from pipeline.command import configure_logging
+from bench.measure import alternate, median, ratio
+from pipeline import compose, config, evaluate, tracking, train, trained
 from pipeline.config import Settings
-from pipeline.files import Arrays, replacing
-from pipeline.lineage import Inputs, inputs_of
+from pipeline.lineage import inputs_of
 
-REPORT = Path("data/reports/bench_tracking.json")
-LONG = 500  # epochs of the lesson's history
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+TRAININGS = {
+    "scratch on synthetic": ["net=scratch"],
+    "scratch on mnist": ["net=scratch", "scratch.dataset=mnist", "scratch.epochs=5", "scratch.n_hidden=128"],
+    "keras on mnist": ["net=keras"],
+}
 
 
-def untracked(settings: Settings, data: Arrays) -> None:
-    """Train and evaluate."""
-    result, _ = train.fit(settings, data, lambda epoch, metrics: None)
-    evaluate.run(result, data)
+@dataclass
+class Bench:
+    """One training, with and without a run around it."""
+
+    settings: Settings
+    folder: Path
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.data, md5 = train.data_of(self.settings)
+        self.inputs = inputs_of(self.settings.section(self.settings.net).dataset, self.data, md5)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.parts.setdefault(part, []).append(time.perf_counter() - start)
+
+    def untracked(self) -> None:
+        """Train."""
+        train.fit(self.settings, self.data, lambda epoch, metrics: None)
+
+    def tracked(self) -> None:
+        """Train as a run: only the training itself counts as its time."""
+        started = tracking.start_run(self.settings, self.settings.net, self.inputs)
+        with self._timed("start_ms"):
+            run = started.__enter__()
+        with self._timed("training"):
+            result, model = train.fit(self.settings, self.data, run.on_epoch_end)
+        report = evaluate.run(result, self.data)
+        with self._timed("record_ms"):
+            trained.save(result, self.folder / "net")
+            example = self.data["X_test"][:2]
+            run.log_trained(result, self.folder / "net", self.settings, example=example, model=model)
+            run.log_report(report.metrics, report.images, report.per_class)
+        with self._timed("wait_ms"):
+            started.__exit__(None, None, None)
 
 
-def tracked(settings: Settings, data: Arrays, inputs: Inputs) -> None:
-    """Train and evaluate, with everything that is tracked."""
-    with tracking.start_run(settings, settings.net, inputs) as run, tempfile.TemporaryDirectory() as folder:
-        result, model = train.fit(settings, data, run.on_epoch_end)
-        trained.save(result, Path(folder, "net"))
-        run.log_trained(result, Path(folder, "net"), settings, example=data["X_test"][:2], model=model)
-        report = evaluate.run(result, data)
-        run.log_report(report.flat_metrics(), report.images)
-
-
-def long_history(settings: Settings, inputs: Inputs) -> float:
-    """Return the seconds that the points of LONG epochs take, handed over at once: nothing to hide behind."""
-    point = {"loss": 0.5, "accuracy": 0.5, "val_loss": 0.5, "val_accuracy": 0.5}
-    with tracking.start_run(settings, settings.net, inputs) as run:
-
-        def hand_over() -> None:
-            for epoch in range(LONG):
-                run.on_epoch_end(epoch, point)
-            run.flush()
-
-        return seconds(hand_over)
-
-
-def measure(overrides: list[str], n_pairs: int) -> dict[str, float]:
-    """Return the medians for one net: seconds of a training, of tracking it, and tracking's shares."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure(overrides: list[str], n: int) -> dict[str, float]:
+    """Return the medians of n turns: seconds of the training without tracking, its ratio with it, and the rest."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["PIPELINE_RECORDS"] = str(folder / "records")
         settings = config.parse(yaml.safe_load(compose.run(overrides=overrides)))
-        uri = f"sqlite:///{folder}/mlflow.db"
-        settings = replace(settings, tracking=replace(settings.tracking, uri=uri))
-        section = settings.section(settings.net)
-        data = dataset.make(settings, section.dataset)
-        inputs = inputs_of(section.dataset, data, cache.arrays_md5(data))
-        tracked(settings, data, inputs)  # pays for imports and the new store
-        pairs = [
-            (seconds(lambda: untracked(settings, data)), seconds(lambda: tracked(settings, data, inputs)))
-            for _ in range(n_pairs)
-        ]
-        points = statistics.median(long_history(settings, inputs) for _ in range(n_pairs))
-    plain = statistics.median(pair[0] for pair in pairs)
-    cost = statistics.median(pair[1] - pair[0] for pair in pairs)
+        settings = replace(settings, tracking=replace(settings.tracking, uri=f"sqlite:///{folder}/mlflow.db"))
+        bench = Bench(settings, folder)
+        bench.tracked()
+        bench.parts.clear()
+        times = alternate({"untracked": bench.untracked, "tracked": bench.tracked}, n)
+    times["tracked"] = bench.parts.pop("training")
+    rest = {part: 1000 * statistics.median(seconds) for part, seconds in bench.parts.items()}
     return {
-        "epochs": section.epochs,
-        "untracked_seconds": plain,
-        "tracking_seconds": cost,
-        "tracking_share": cost / plain,
-        "long_history_seconds": points,
-        "long_training_share": (cost + points) / (plain * LONG / section.epochs),
+        "epochs": settings.section(settings.net).epochs,
+        "untracked_s": median(times, "untracked"),
+        "tracked_ratio": ratio(times, "tracked", "untracked"),
+        **rest,
     }
 
 
-def main() -> None:
-    """Measure both nets; print a table, and write it to REPORT."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tracking", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of trainings (default 5)")
-    n_pairs = parser.parse_args().pairs
-    configure_logging()
-    figures = {
-        "keras on mnist": measure(["net=keras"], n_pairs),
-        "scratch on mnist": measure(
-            ["net=scratch", "scratch.dataset=mnist", "scratch.epochs=5", "scratch.n_hidden=128"], n_pairs
-        ),
-        "scratch on synthetic": measure(["net=scratch"], n_pairs),
-    }
-    table = Table(
-        "training", "epochs", "untracked s", "tracking s", "share", f"{LONG} points s", f"share, {LONG} epochs"
-    )
-    for name, row in figures.items():
-        cells = (f"{row[key]:.3f}" for key in list(row)[1:])
-        table.add_row(name, str(row["epochs"]), *cells)
-    Console().print(table)
-    with replacing(REPORT) as new:
-        new.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def measure_all(n: int) -> Mapping[str, Mapping[str, float]]:
+    """Return the figures of each of TRAININGS."""
+    return {name: measure(overrides, n) for name, overrides in TRAININGS.items()}

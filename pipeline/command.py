@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline.errors import DataError, SettingsError, TrainingError
+from pipeline.errors import DataError, SettingsError, SweepError, TrainingError
 
-USERS_ERRORS = (DataError, SettingsError, TrainingError, OSError, MemoryError)
+USERS_ERRORS = (DataError, SettingsError, SweepError, TrainingError, OSError, MemoryError)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,22 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text for the terminal: an OSError's begins with its path, a training's says what to do."""
+    """Return an error's text for the terminal: an OSError's begins with its path, a training's says what to do.
+
+    It is one line, but for mistakes in settings: these have a line each. What would steer the terminal is escaped.
+    """
+    if isinstance(error, SettingsError):
+        return "\n".join(map(_printable, str(error).split("\n")))
+    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, TrainingError) and "DVC_STAGE" in os.environ:  # DVC removes a training's output before it
-        return f"{error}; `dvc checkout` brings the earlier net back"
-    return str(error) or type(error).__name__
+        text = f"{text}; `dvc checkout` brings the earlier net back"
+    return _printable(" ".join(text.splitlines()))
+
+
+def _printable(line: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def configure_logging() -> None:

@@ -41,10 +41,24 @@ def run(conf: Path = CONF, overrides: Sequence[str] = ()) -> str:
     try:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
             composed = compose("config", list(overrides))
+            OmegaConf.to_container(composed, resolve=True)  # unlike the next call, its errors name the key
             OmegaConf.resolve(composed)
             return OmegaConf.to_yaml(composed)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"{conf}/ does not compose: {hydras_reason(error)}") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        reason = hydras_reason(error)
+        broken = None if ".yaml" in reason else _broken_file(conf)
+        raise SettingsError(f"{conf}/ does not compose: {broken or reason}") from error
+
+
+def _broken_file(conf: Path) -> str | None:
+    """Return what is wrong with the first file of `conf` that is no mapping in YAML, and not empty either."""
+    for path in sorted(conf.rglob("*.yaml")):
+        try:
+            read_yaml(path)
+        except SettingsError as error:
+            if not str(error).endswith("it holds None"):
+                return str(error)
+    return None
 
 
 def hydras_reason(error: Exception) -> str:
@@ -52,8 +66,10 @@ def hydras_reason(error: Exception) -> str:
 
     What does not help: its advice to add a key that nothing would read, the search path, the address of its manual.
     """
-    reason, advises, _ = str(error).partition("\nTo append to your config")
+    reason, advises, _ = (str(error) or str(error.__cause__)).partition("\nTo append to your config")
     reason = re.split(r"Config search path:|See https://hydra\.cc", reason)[0]
+    reason, _, place = reason.partition("\n    full_key: ")  # OmegaConf's
+    reason = ": ".join(filter(None, [place.partition("\n")[0], reason]))
     known: list[str] = re.findall(r"\t(\S+)", reason.partition("Available options")[2])
     if advises:
         reason = reason.rstrip(".") + ": no such key"
@@ -99,7 +115,7 @@ def write(text: str, params: Path = PARAMS_FILE, lock: Path = LOCK) -> None:
     """
     if not params.exists():
         log.info("%s: written from %s/", params, CONF)
-    elif params.read_text(encoding="utf-8") == text:
+    elif params.read_bytes() == text.encode():
         return
     else:
         differing = changes(read_yaml(params), yaml.safe_load(text))

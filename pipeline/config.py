@@ -2,8 +2,9 @@
 
 import difflib
 import math
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -16,6 +17,8 @@ DATASETS = ("mnist", "synthetic")
 NETS = ("scratch", "keras")
 OBJECTIVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 LARGEST_SEED = 2**32 - 1
+LARGEST_WHOLE = 10**12  # beyond it, NumPy has an error of its own for each place where no memory can be had
+MAX_SHOWN = 200  # letters of a value in a message
 
 T = TypeVar("T")
 
@@ -33,7 +36,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
@@ -137,6 +140,7 @@ class Tracking:
 
     uri: Annotated[str | None, optional(TEXT)]
     experiment: Annotated[str, TEXT]
+    reuse: Annotated[bool, FLAG] = True  # a key that came later has a value for the runs of before
 
 
 @dataclass(frozen=True)
@@ -197,10 +201,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; `dvc repro compose` makes it from conf/") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number of 5,000 digits; 1,000 lists in lists
         raise SettingsError(f"{path}: YAML is needed, but {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise SettingsError(f"{path}: a mapping of settings is needed, but it holds {content!r}")
+        raise SettingsError(f"{path}: a mapping of settings is needed, but it holds {shown(content)}")
     return content
 
 
@@ -209,6 +213,23 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     composed = asdict(settings)
     composed["keras"]["units"] = list(settings.keras.units)
     return composed
+
+
+def shown(value: object) -> str:
+    r"""Return a value as a message shows it: on one line, and no more of it than MAX_SHOWN letters.
+
+    >>> print(shown("a\nb"))
+    'a\nb'
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of more than 4,300 digits
+        return "a number too long to print"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() and len(key) <= MAX_SHOWN else shown(key)
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -228,24 +249,26 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _section(cls: type[T], mapping: object, prefix: str, complaints: list[str]) -> T | None:
     if not isinstance(mapping, Mapping):
-        complaints.append(f"{prefix.rstrip('.')}: a section of settings is needed, but got {mapping!r}")
+        complaints.append(
+            f"{prefix.rstrip('.')}: a section of settings is needed, but got {shown(mapping)}{_place(prefix)}"
+        )
         return None
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    missing = [name for name in names if name not in mapping]
+    late = {field.name for field in fields(cls) if field.default is not MISSING}  # type: ignore[arg-type]
+    missing = [name for name in names if name not in mapping and name not in late]
     for key in mapping:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-            complaints.append(f"{prefix}{key}: unknown key ({hint}){_place(prefix)}")
+            complaints.append(f"{prefix}{_printable(str(key))}: unknown key ({hint}){_place(prefix)}")
             missing = [name for name in missing if name not in near]  # one mistake, one line
     if missing:
         what = "this key is missing" if len(missing) == 1 else f"keys are missing: {', '.join(missing)}"
-        complaints.append(
-            f"{prefix + missing[0] if len(missing) == 1 else prefix.rstrip('.')}: {what}{_place(prefix)}"
-        )
+        where = prefix + missing[0] if len(missing) == 1 else prefix.rstrip(".") or "settings"
+        complaints.append(f"{where}: {what}{_place(prefix)}")
     hints = get_type_hints(cls, include_extras=True)
     values = {name: _value(hints[name], mapping[name], name, prefix, complaints) for name in names if name in mapping}
-    return cls(**values) if len(values) == len(names) else None
+    return cls(**values) if late.union(values) >= set(names) else None
 
 
 def _value(hint: Any, value: Any, name: str, prefix: str, complaints: list[str]) -> Any:
@@ -254,7 +277,10 @@ def _value(hint: Any, value: Any, name: str, prefix: str, complaints: list[str])
         return _section(hint, value, f"{key}.", complaints)
     kind, rule = get_args(hint)
     if not rule.holds(value):
-        complaints.append(f"{key}: {rule.says} is needed, but got {value!r}{_place(prefix)}")
+        complaints.append(f"{key}: {rule.says} is needed, but got {shown(value)}{_place(prefix)}")
+        return None
+    if any(_is_whole(item) and item > LARGEST_WHOLE for item in (value if isinstance(value, list) else [value])):
+        complaints.append(f"{key}: at most {LARGEST_WHOLE:,} is needed, but got {shown(value)}{_place(prefix)}")
         return None
     if kind is float:
         return float(value)
@@ -284,7 +310,7 @@ def _contradictions(settings: Settings) -> list[str]:
         f"mnist.source: auto or csv is needed where CSVs are named, but got {mnist.source}; see conf/mnist/": (
             names_csv and mnist.source not in ("auto", "csv")
         ),
-        f"mnist.label_column: null is needed where no CSVs are named, but got {mnist.label_column!r}; "
+        f"mnist.label_column: null is needed where no CSVs are named, but got {shown(mnist.label_column)}; "
         "see conf/mnist/": mnist.label_column is not None and not names_csv,
         f"synthetic.n_train: less than n_samples ({synthetic.n_samples}) is needed, "
         f"but got {synthetic.n_train}; see conf/synthetic/": synthetic.n_train >= synthetic.n_samples,

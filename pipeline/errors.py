@@ -11,3 +11,11 @@ class SettingsError(ValueError):
 
 class TrainingError(ArithmeticError):
     """A training cannot go on, as its loss is no longer finite: names the epoch and the learning rate."""
+
+
+class Pruned(Exception):  # noqa: N818 – it is no error
+    """A training is ended early, as it promises less than others of its sweep; no mistake, and no failure."""
+
+
+class SweepError(RuntimeError):
+    """A sweep cannot be called a success: says how many of its trials have failed, or that no worker is left."""

@@ -195,9 +195,10 @@ def main() -> None:
         log.info("data/raw/ holds MNIST already: kept as it is")
         return
     arrays = run(mnist)
-    with files.replacing(paths.TRAIN_CSV) as train_csv, files.replacing(paths.TEST_CSV) as test_csv:
+    with files.replacing(paths.TRAIN_CSV) as train_csv:
         mnist_csv.write(train_csv, arrays["X_train"], arrays["y_train"])
-        mnist_csv.write(test_csv, arrays["X_test"], arrays["y_test"])
+        with files.replacing(paths.TEST_CSV) as test_csv:  # both are written before either is replaced
+            mnist_csv.write(test_csv, arrays["X_test"], arrays["y_test"])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import contextlib
 import math
 import re
 import reprlib
+import string
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -210,7 +211,18 @@ def _parse(texts: Iterable[str]) -> np.ndarray:
     """Return the rows, (n, k) uint8."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "no data"; and numpy < 2.3 only warns that it rounds 1.5 to 1
-        return np.loadtxt(texts, dtype=np.uint8, delimiter=",", comments=None, ndmin=2)
+        return np.loadtxt(map(_ascii, texts), dtype=np.uint8, delimiter=",", comments=None, ndmin=2)
+
+
+def _ascii(text: str) -> str:
+    """Return a line that is ASCII, as it is.
+
+    Raises:
+        ValueError: it is not; NumPy 2.4 ends the whole process with a segmentation fault at some of the letters.
+    """
+    if not text.isascii():
+        raise ValueError("digits of ASCII are needed")
+    return text
 
 
 def _diagnose(path: Path, max_bytes: int, layout: _Layout, answer: str) -> DataError:
@@ -242,7 +254,7 @@ def _complaint(text: str, cells: list[str], layout: _Layout) -> str | None:
     for column, cell in enumerate(cells):
         what, largest = ("label", 9) if column == layout.label else ("pixel", 255)
         if not _is_whole(cell, largest):
-            name = f" ({layout.names[column]})" if layout.is_header else ""
+            name = f" ({_shown(layout.names[column])})" if layout.is_header else ""
             got = reprlib.repr(cell.strip()) if cell.strip() else "nothing"
             return (
                 f", column {column + 1}{name}: a {what} must be a whole number from 0 to {largest}, "
@@ -251,10 +263,14 @@ def _complaint(text: str, cells: list[str], layout: _Layout) -> str | None:
     return None
 
 
+def _shown(name: str) -> str:
+    return name if name.isprintable() and len(name) <= 30 else reprlib.repr(name)
+
+
 def _cells(text: str) -> list[str]:
     return text.rstrip("\r\n").split(",")
 
 
 def _is_whole(cell: str, largest: int) -> bool:
-    match = _WHOLE.fullmatch(cell.strip())
+    match = _WHOLE.fullmatch(cell.strip(string.whitespace))
     return match is not None and int(match[1]) <= largest

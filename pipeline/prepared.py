@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import cache, paths
+from pipeline.config import DATASETS
 from pipeline.errors import DataError
-from pipeline.files import Arrays, file_md5, load_arrays
+from pipeline.files import Arrays, file_md5, load_arrays, one_of
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,18 @@ def chosen(net: str) -> Choice:
 
     Raises:
         FileNotFoundError: stage preprocess has not run.
+        DataError: the file is not as that stage writes it.
     """
     path = paths.choice_file(net)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `dvc repro` makes it")
-    return Choice(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Choice(one_of(DATASETS, content["dataset"]), str(content["md5"]))
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path}: the choice of a dataset is needed, but {error!r}; `dvc checkout` mends it"
+        ) from error
 
 
 def read(choice: Choice) -> Arrays:

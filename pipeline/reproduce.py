@@ -22,7 +22,7 @@ from pipeline.command import command
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError, SettingsError
 from pipeline.lineage import Code, Inputs
-from pipeline.tracking import Record
+from pipeline.tracking import PastRun
 from pipeline.trained import Trained
 
 IDENTICAL, DIFFERENT, MISSING = 0, 1, 2
@@ -34,11 +34,11 @@ class MissingError(Exception):
     """Something that the run was made with is not here: names it, and how to get it."""
 
 
-def run(record: Record, root: Path, *, here: bool, force: bool) -> Trained:
-    """Return what the training of `record` gives when it is made again.
+def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
+    """Return what the training of `past` gives when it is made again.
 
     Args:
-        record: the run.
+        past: the run.
         root: the project.
         here: train with the code of this checkout instead of the run's own.
         force: go on although processor or libraries are others.
@@ -46,17 +46,17 @@ def run(record: Record, root: Path, *, here: bool, force: bool) -> Trained:
     Raises:
         MissingError: data, code, processor or a library of the run is not here.
     """
-    differing = _differing_machine(record)
+    differing = _differing_machine(past)
     if differing and not force:
         raise MissingError(
             f"the run was made with {'; '.join(differing)}: use such a machine, or --force to see whether it matters"
         )
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         inputs = Path(folder)
-        shutil.copy(record.folder / "settings.yaml", inputs)
-        _bring_inputs(record, inputs, root)
-        with _checkout(record, root, inputs) if not here else contextlib.nullcontext(root) as code:
-            log.info("training with the code in %s", "this checkout" if here else f"commit {record.code.commit[:10]}")
+        shutil.copy(past.folder / "settings.yaml", inputs)
+        _bring_inputs(past, inputs, root)
+        with _checkout(past, root, inputs) if not here else contextlib.nullcontext(root) as code:
+            log.info("training with the code in %s", "this checkout" if here else f"commit {past.code.commit[:10]}")
             done = subprocess.run(
                 [sys.executable, "-m", "pipeline.retrain", folder], cwd=code, env=_environment(code), check=False
             )
@@ -99,24 +99,24 @@ def _differing_curve(key: str, first: list[float], again: list[float]) -> str:
     return f"{key}: differs from epoch {epoch} on, by up to {max(gaps):g}"
 
 
-def _differing_machine(record: Record) -> list[str]:
+def _differing_machine(past: PastRun) -> list[str]:
     """Return what of the run's machine is otherwise here; threads change no bit."""
     now = lineage.machine()
     return [
-        f"{name} {record.tags[name]} (here: {now[name]})"
+        f"{name} {past.tags[name]} (here: {now[name]})"
         for name in ("cpu", "python", *lineage.LIBRARIES)
-        if name in record.tags and record.tags[name] != now[name]
+        if name in past.tags and past.tags[name] != now[name]
     ]
 
 
-def _bring_inputs(record: Record, inputs: Path, root: Path) -> None:
+def _bring_inputs(past: PastRun, inputs: Path, root: Path) -> None:
     """Put the run's data and initial weights into `inputs`, or the md5 by which the data can be made again."""
-    md5 = record.tags["data.md5"]
+    md5 = past.tags["data.md5"]
     data = cache.find(md5, root)
     if data:
         (inputs / "data.npz").symlink_to(data)
     (inputs / "data.md5").write_text(md5, encoding="utf-8")
-    initial_md5 = record.tags.get("initial.md5")
+    initial_md5 = past.tags.get("initial.md5")
     if initial_md5:
         initial = cache.find(initial_md5, root)
         if initial is None:
@@ -128,17 +128,17 @@ def _bring_inputs(record: Record, inputs: Path, root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _checkout(record: Record, root: Path, folder: Path) -> Iterator[Path]:
+def _checkout(past: PastRun, root: Path, folder: Path) -> Iterator[Path]:
     """Yield a temporary worktree of the run's commit with the run's own changes applied."""
     code = folder / "code"
     try:
-        _git(root, "cat-file", "-e", f"{record.code.commit}^{{commit}}")
+        _git(root, "cat-file", "-e", f"{past.code.commit}^{{commit}}")
     except subprocess.CalledProcessError as error:
-        raise MissingError(f"commit {record.code.commit} is not in this repository: `git fetch --all`") from error
+        raise MissingError(f"commit {past.code.commit} is not in this repository: `git fetch --all`") from error
     try:
-        _git(root, "worktree", "add", "--detach", "--quiet", str(code), record.code.commit)
-        if record.code.diff:
-            diff = record.folder / lineage.DIFF_FILE
+        _git(root, "worktree", "add", "--detach", "--quiet", str(code), past.code.commit)
+        if past.code.diff:
+            diff = past.folder / lineage.DIFF_FILE
             _git(code, "apply", "--binary", "--whitespace=nowarn", str(diff))
         yield code
     finally:
@@ -155,17 +155,17 @@ def _environment(code: Path) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(code)}
 
 
-def _track(record: Record, settings: Settings, again: Trained, lines: list[str], code: Code) -> None:
+def _track(past: PastRun, settings: Settings, again: Trained, lines: list[str], code: Code) -> None:
     """Leave a run in MLflow that is tagged as the reproduction of the first."""
-    inputs = Inputs(record.tags["data.name"], record.tags["data.md5"], {}, record.tags.get("initial.md5"))
+    inputs = Inputs(past.tags["data.name"], past.tags["data.md5"], {}, past.tags.get("initial.md5"))
     with (
         tracking.start_run(settings, settings.net, inputs, code=code) as tracked,
         tempfile.TemporaryDirectory() as folder,
     ):
         tracked.set_tags(
             {
-                "mlflow.runName": f"reproduction of {record.tags['mlflow.runName']}",
-                "reproduces": record.run_id,
+                "mlflow.runName": f"reproduction of {past.tags['mlflow.runName']}",
+                "reproduces": past.run_id,
                 "reproduction": "different" if lines else "identical",
             }
         )
@@ -180,14 +180,14 @@ def reproduce(run_id: str, *, here: bool, force: bool) -> int:
     root = tracking.store_root()
     here_settings = load_params(root / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
-        record = tracking.read_record(here_settings, run_id, Path(folder))
-        settings = replace(record.settings, tracking=here_settings.tracking)
-        again = run(record, root, here=here, force=force)
-        lines = differences(record.trained, again)
-        _track(record, settings, again, lines, lineage.read_code() if here else record.code)
+        past = tracking.read_past(here_settings, run_id, Path(folder))
+        settings = replace(past.settings, tracking=here_settings.tracking)
+        again = run(past, root, here=here, force=force)
+        lines = differences(past.trained, again)
+        _track(past, settings, again, lines, lineage.read_code() if here else past.code)
     for line in lines:
         log.info("%s", line)
-    log.info("%s", f"different from run {record.run_id}" if lines else "identical")
+    log.info("%s", f"different from run {past.run_id}" if lines else "identical")
     return DIFFERENT if lines else IDENTICAL
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
 from pipeline.config import DATASETS, NETS, Settings, parse
-from pipeline.errors import SettingsError
+from pipeline.errors import DataError, SettingsError, SweepError
 from pipeline.files import file_md5
 from pipeline.paths import RUNS, TEST_CSV, TRAIN_CSV
 
@@ -38,12 +38,14 @@ class Part:
         parent: the sweep's own run.
         tags: for this run.
         on_epoch_end: called with the epoch from 0 and its metrics; may raise Pruned.
-        run_id: of this run, as soon as there is one.
+        record_id: of this run's record, as soon as there is one.
+        run_id: of this run in MLflow, if it has got that far.
     """
 
     parent: str | None
     tags: Mapping[str, str]
     on_epoch_end: "OnEpochEnd"
+    record_id: str | None = None
     run_id: str | None = None
 
 
@@ -60,24 +62,29 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
     from pipeline.lineage import inputs_of
     from pipeline.progress import each, progress
 
+    tracking.sender()  # starts now what takes seconds to start
     section = settings.section(settings.net)
     data, data_md5 = data_of(settings)
-    initial, initial_md5 = _initial(settings)
+    initial, initial_md5 = initial_of(settings)
     inputs = inputs_of(section.dataset, data, data_md5, initial_md5)
-    sweep = {"parent": part.parent, "tags": part.tags, "with_model": False} if part else {}
     shown = contextlib.nullcontext(part.on_epoch_end) if part else progress(settings.net, section.epochs)
-    with tracking.start_run(settings, settings.net, inputs, overrides, **sweep) as tracked, shown as show:
+    parent, tags = (part.parent, part.tags) if part else (None, {})
+    started = tracking.start_run(settings, settings.net, inputs, overrides, parent=parent, tags=tags)
+    with started as tracked, shown as show:
         if part:
-            part.run_id = tracked.run_id
+            part.record_id = tracked.record_id
         result, model = fit(settings, data, each(tracked.on_epoch_end, show), initial)
         trained.save(result, folder / "net")
-        tracked.log_trained(result, folder / "net", settings, example=data["X_test"][:2], model=model)
-        report = evaluate.run(result, data)
-        tracked.log_report(report.flat_metrics(), report.images)
-    if not part:
+        files = folder / "net"
+        tracked.log_trained(result, files, settings, example=data["X_test"][:2], model=model, with_model=part is None)
+        report = evaluate.run(result, data, with_images=part is None)
+        tracked.log_report(report.metrics, report.images, report.per_class)
+    if part:
+        part.run_id = tracked.run_id
+    else:
         log.info("test accuracy %.4f, test loss %.4f", report.test.accuracy, report.test.loss)
-        log.info("run %s, in %s", tracked.run_id, folder)
-        log.info("in MLflow: %s", tracking.shown_at(settings, [tracked.run_id]))
+        log.info("run %s, in %s", tracked.run_id or tracked.record_id, folder)
+        log.info("in MLflow: %s", tracked.shown_at())
     return result
 
 
@@ -102,6 +109,15 @@ def data_of(settings: Settings) -> tuple["Arrays", str]:
     return _last_data["data"], _last_data["md5"]
 
 
+def warm_up(settings: Settings) -> None:
+    """Load what a training of `settings.net` needs: its data, and TensorFlow."""
+    if settings.net == "keras":
+        from pipeline import train_keras
+
+        train_keras.load()
+    data_of(settings)
+
+
 def fit(
     settings: Settings, data: "Arrays", on_epoch_end: "OnEpochEnd", initial: "Arrays | None" = None
 ) -> tuple["Trained", Any]:
@@ -123,7 +139,7 @@ def fit(
     return train_keras.run(settings.keras, data, settings.seed, on_epoch_end, initial=initial)
 
 
-def _initial(settings: Settings) -> tuple["Arrays | None", str | None]:
+def initial_of(settings: Settings) -> tuple["Arrays | None", str | None]:
     """Return the weights that the training starts from, and the md5 of their file; None where they are drawn."""
     from pipeline import trained
 
@@ -175,12 +191,15 @@ def app(composed: "DictConfig") -> float:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    check_objective(settings)
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
-    if hydra.mode == RunMode.RUN:  # a sweep over nets gives each job what is meant for the other
-        check_overrides(settings, overrides)
+    if hydra.mode == RunMode.MULTIRUN:
+        from pipeline.study import grid
+
+        return grid.job(composed, hydra)
+    settings = parse(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    check_objective(settings)
+    check_overrides(settings, overrides)
     result = run(settings, Path(hydra.runtime.output_dir), overrides)
     return objective_of(settings, result)
 
@@ -212,6 +231,8 @@ def main() -> None:
         from pipeline.compose import hydras_reason
 
         sys.exit(f"error: {hydras_reason(error)}")
+    except (SettingsError, DataError, SweepError) as error:  # a sweep's
+        sys.exit(f"error: {one_line(error)}")
     except (ValueError, OSError, yaml.YAMLError) as error:
         if begun:  # a fault of the code, which is to be seen whole
             raise

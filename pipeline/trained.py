@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config import DATASETS, NETS
 from pipeline.errors import DataError
-from pipeline.files import Arrays, arrays_sha256, load_arrays, replacing, save_arrays
+from pipeline.files import Arrays, arrays_sha256, load_arrays, one_of, replacing, save_arrays
 
 History = dict[str, list[float]]
 OnEpochEnd = Callable[[int, dict[str, float]], None]
@@ -66,22 +67,29 @@ def load(folder: Path) -> Trained:
 
     Raises:
         FileNotFoundError: a file of it is missing.
-        DataError: the weights are not those that net.json names.
+        DataError: the weights are not those that net.json names, or another file is not as `save` writes it.
     """
     if not (folder / "net.json").is_file():
         raise FileNotFoundError(f"{folder}: holds no trained net; `dvc repro` makes it")
-    described = json.loads((folder / "net.json").read_text(encoding="utf-8"))
     weights = load_arrays(folder / "weights.npz")
-    if arrays_sha256(weights) != described["weights_sha256"]:
+    try:
+        described = json.loads((folder / "net.json").read_text(encoding="utf-8"))
+        loaded = Trained(
+            net=one_of(NETS, described["net"]),
+            dataset=one_of(DATASETS, described["dataset"]),
+            activations=tuple(described["activations"]),
+            weights=weights,
+            history=read_history(folder / "history.csv"),
+            summary=(folder / "summary.txt").read_text(encoding="utf-8"),
+        )
+        named = described["weights_sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{folder}: a trained net as its stage writes it is needed, but {error!r}; `dvc checkout` mends it"
+        ) from error
+    if loaded.weights_sha256 != named:
         raise DataError(f"{folder}/weights.npz: not the weights that net.json names; `dvc checkout` mends it")
-    return Trained(
-        net=described["net"],
-        dataset=described["dataset"],
-        activations=tuple(described["activations"]),
-        weights=weights,
-        history=read_history(folder / "history.csv"),
-        summary=(folder / "summary.txt").read_text(encoding="utf-8"),
-    )
+    return loaded
 
 
 def write_history(history: Mapping[str, list[float]], path: Path) -> None:

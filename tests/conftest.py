@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repro_project import SMALL, STAGES, Project, ran
 
 from pipeline.config import Settings, parse
 
@@ -34,6 +35,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(LEAKS)}
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), own["PATH"]])
     own["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc"))
+    own["PIPELINE_RECORDS"] = str(tmp_path_factory.mktemp("records"))
     return own
 
 
@@ -75,6 +77,17 @@ def clone(call) -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
+def small(tmp_path_factory, clone, call) -> Project:
+    """Return a clone with small settings, reproduced; nothing is committed since. Not to be changed."""
+    project = Project(clone(tmp_path_factory.mktemp("repro") / "small"), call)
+    for file, old, new in SMALL.values():
+        project.edit(f"conf/{file}", old, new)
+    call(project.root, "git", "commit", "-qam", "Small settings")
+    assert ran(project.repro()) == STAGES
+    return project
+
+
+@pytest.fixture(scope="session")
 def settings_of() -> Callable[..., Settings]:
     """Return a function that composes the project's conf/ with overrides: `settings_of("keras.units=8")`."""
     from pipeline import compose
@@ -107,7 +120,7 @@ def new_store(migrated_store) -> Callable[[Path], str]:
 
 
 @pytest.fixture(scope="module")
-def own_tracking():
+def own_tracking(tmp_path_factory):
     """Keep what open_store tells MLflow, and through MLFLOW_TRACKING_URI its children, from other tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -115,6 +128,7 @@ def own_tracking():
         patch.setenv("MLFLOW_TRACKING_URI", "")  # that it is unset afterwards, whoever sets it
         patch.delenv("MLFLOW_TRACKING_URI")
         patch.delenv("DVC_ROOT", raising=False)
+        patch.setenv("PIPELINE_RECORDS", str(tmp_path_factory.mktemp("records")))
         yield
         if "mlflow" in sys.modules:
             import mlflow

@@ -101,13 +101,6 @@ def test_the_gap_is_train_accuracy_less_test_accuracy(binary, reports):
     assert figures["train_test_gap"] == pytest.approx(train.accuracy - figures["test_accuracy"])
 
 
-def test_mlflow_groups_the_figures_by_class(reports):
-    flat = reports["keras"].flat_metrics()
-    assert flat["test_recall/7"] == reports["keras"].per_class["7"]["test_recall"]
-    assert len(flat) == len(EVERY_NETS) + 3 * 10
-    assert all(isinstance(value, float) for value in flat.values())
-
-
 def test_a_class_that_is_never_predicted_has_precision_0(digits):
     data, result = digits
     biased = result.weights | {"dense_1/bias": np.array([99] + [0] * 9, np.float32)}
@@ -192,7 +185,8 @@ def test_the_stage_adds_its_figures_to_the_run_that_made_the_weights(stage, bina
 def test_the_stage_goes_on_where_no_run_made_the_weights(stage, caplog):
     caplog.set_level(logging.INFO)
     evaluate.main()
-    assert "keras: no run in the tracking store has made these weights; its figures stay local" in caplog.messages
+    told = "no run has made these weights; their figures stay local"
+    assert len([line for line in caplog.messages if line.endswith(told)]) == 2
     assert (paths.REPORTS / "keras_metrics.json").is_file()
     common = {"activations.png", "sample_digits.png"}
     assert common <= {path.name for path in (paths.REPORTS / "pictures").iterdir()}

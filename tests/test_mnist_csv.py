@@ -165,6 +165,11 @@ BAD = {
         ", line 2, column 5 (2x2): a pixel must be a whole number from 0 to 255, but got '0\\r7'; "
         "mend or delete this row",
     ),
+    "a letter at which NumPy 2.4 ends the process": (
+        "5,\U00085dfd,0,0,0\n",
+        ", line 1, column 2: a pixel must be a whole number from 0 to 255, but got '\\U00085dfd'; "
+        "mend or delete this row",
+    ),
     "label too large": (
         HEADER + ROWS + "10,0,0,0,0\n",
         ", line 4, column 1 (label): a label must be a whole number from 0 to 9, but got '10'; "

@@ -1,6 +1,7 @@
 """Runs in a real SQLite store: how it is made, what a run holds while it trains, and how it ends."""
 
 import contextlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -98,7 +99,8 @@ def test_params_of_a_deep_net_name_its_layers_as_one_text(settings):
     assert params["units"] == "512,256"
     assert params["mnist.source"] == "auto"
     assert "synthetic.n_train" not in params
-    assert "mnist.max_csv_bytes" not in params  # it limits what may be read, and changes no result
+    unused = {"mnist.max_csv_bytes", "mnist.train_csv", "mnist.test_csv", "mnist.label_column", "early_stopping"}
+    assert not unused & set(params)  # paths and limits change no result; and null says nothing
 
 
 def test_the_store_is_the_settings_then_the_environments_then_the_projects(settings_of, monkeypatch):
@@ -153,7 +155,7 @@ def test_epochs_are_visible_while_the_run_goes_on(start, client):
     with start() as run:
         for epoch in range(3):
             run.on_epoch_end(epoch, {"loss": 1 / (epoch + 1), "val_loss": 2.0})
-        points = wait_until(lambda: client.get_metric_history(run.run_id, "loss"))
+        points = wait_until(lambda: run.run_id and client.get_metric_history(run.run_id, "loss"))
         assert client.get_run(run.run_id).info.status == "RUNNING"
         assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
@@ -239,11 +241,25 @@ def test_a_run_is_looked_for_in_the_settings_store_whatever_mlflow_had_open(star
     assert tracking.find_run(settings, net(1.0).weights_sha256) == run.run_id
 
 
-def test_a_report_joins_a_run_that_has_ended(start, client):
+def test_a_report_joins_the_run_that_made_the_weights_after_it_has_ended(start, client, settings, tmp_path):
     with start() as run:
         run.on_epoch_end(0, {"loss": 0.5})
-    tracking.log_report(run.run_id, {"test_accuracy": 0.75, "test_f1/0": 0.5}, {"roc_curve": b"png"})
+        log_trained(run, net(4.0), settings, tmp_path / "net")
+    figures, images, per_class = {"test_accuracy": 0.75}, {"roc_curve": b"png"}, {"0": {"test_f1": 0.5}}
+    assert tracking.add_report(settings, net(4.0).weights_sha256, figures, images, per_class) == run.run_id
     found = client.get_run(run.run_id)
     assert found.info.status == "FINISHED"
-    assert found.data.metrics == {"loss": 0.5, "test_accuracy": 0.75, "test_f1/0": 0.5}
+    assert found.data.metrics == {"loss": 0.5, "test_accuracy": 0.75}
     assert [artifact.path for artifact in client.list_artifacts(run.run_id, "pictures")] == ["pictures/roc_curve.png"]
+    file = Path(client.download_artifacts(run.run_id, "per_class.json", str(tmp_path)))
+    assert json.loads(file.read_text()) == per_class
+
+
+def test_a_report_joins_a_run_of_which_this_disk_has_no_record(start, client, settings, tmp_path, monkeypatch):
+    with start() as run:
+        log_trained(run, net(5.0), settings, tmp_path / "net")
+    monkeypatch.setenv("PIPELINE_RECORDS", str(tmp_path / "none"))
+    figures = {"test_accuracy": 0.75}
+    assert tracking.add_report(settings, net(5.0).weights_sha256, figures, {"a": b"png"}) == run.run_id
+    assert client.get_run(run.run_id).data.metrics == figures
+    assert tracking.add_report(settings, net(6.0).weights_sha256, figures, {}) is None

@@ -51,6 +51,7 @@ class Tracked:
     def model(self):
         import mlflow
 
+        mlflow.set_tracking_uri(self.settings.tracking.uri)
         (output,) = self.client.get_run(self.run.info.run_id).outputs.model_outputs
         return mlflow.pyfunc.load_model(f"models:/{output.model_id}")
 
@@ -125,9 +126,9 @@ def test_the_run_holds_test_metrics_and_files(net, request):
         "test_accuracy",
         "test_f1",
         "train_test_gap",
-        "test_recall/1",
     } <= tracked.run.data.metrics.keys()
-    assert {"weights.npz", "history.csv", "settings.yaml", "net.json", "summary.txt"} <= tracked.artifacts()
+    files = {"weights.npz", "history.csv", "settings.yaml", "net.json", "summary.txt", "per_class.json"}
+    assert files <= tracked.artifacts()
     pictures = {"learning_curves", "confusion_matrix", "first_layer_weights"}
     assert {f"pictures/{name}.png" for name in pictures} <= tracked.artifacts("pictures")
     without_address = replace(tracked.settings, tracking=replace(tracked.settings.tracking, uri=None))

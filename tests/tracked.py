@@ -28,7 +28,7 @@ def track(
     figures: dict[str, float] | None = SUPPOSED,
     overrides: tuple[str, ...] = (),
 ) -> str:
-    """Train as a tracked run, and return its id.
+    """Train as a tracked run, and return its MLflow id.
 
     Args:
         settings: all settings; section scratch trains, whatever the net.
@@ -41,10 +41,10 @@ def track(
     inputs = inputs_of(settings.section(net).dataset, data, DATA_MD5)
     with tracking.start_run(settings, net, inputs, overrides, code=CODE) as run:
         result = train_scratch.run(settings.scratch, data, settings.seed, run.on_epoch_end)
-        trained.save(result, folder / run.run_id)
-        run.log_files(result, folder / run.run_id, settings)
-    if figures:
-        tracking.log_report(run.run_id, figures, {})
+        trained.save(result, folder / run.record_id)
+        run.log_files(result, folder / run.record_id, settings)
+        if figures:
+            run.log_report(figures, {})
     return run.run_id
 
 

@@ -1,21 +1,36 @@
-"""The record of runs, in MLflow. Only this package imports mlflow, inside the functions that need it."""
+"""The record of runs: plain files first, MLflow as a view of them. Only this package imports mlflow."""
 
 from pipeline.tracking.pages import shown_at
-from pipeline.tracking.record import Record, read_record
-from pipeline.tracking.run import Run, find_run, log_report, run_params, start_run
-from pipeline.tracking.store import open_store, store_root, tracking_uri
+from pipeline.tracking.past import PastRun, read_past
+from pipeline.tracking.run import (
+    Run,
+    add_report,
+    drop_model_of,
+    find_run,
+    log_model_of,
+    open_parent,
+    run_params,
+    start_run,
+)
+from pipeline.tracking.sender import sender
+from pipeline.tracking.store import open_store, records_folder, store_root, tracking_uri
 from pipeline.tracking.table import history, runs
 
 __all__ = [
-    "Record",
+    "PastRun",
     "Run",
+    "add_report",
+    "drop_model_of",
     "find_run",
     "history",
-    "log_report",
+    "log_model_of",
+    "open_parent",
     "open_store",
-    "read_record",
+    "read_past",
+    "records_folder",
     "run_params",
     "runs",
+    "sender",
     "shown_at",
     "start_run",
     "store_root",

@@ -7,112 +7,214 @@ task. `mlflow.keras.load_model` gives the trained `keras.Model` itself, which ta
 
 The signature names columns, d times `double`, not a tensor: MLflow 3.17's server refuses CSV for a model with a
 tensor signature, and casts neither int64 nor float64 to a tensor's float32.
+
+The training leaves in its record what a model is made from, and imports no mlflow for it (`keep_keras`,
+`keep_scratch`); the courier makes the model (`log_model`), and imports no keras.
 """
 
+import json
 import re
 import shutil
 import tempfile
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pipeline.tracking.records import Record
 from pipeline.trained import Trained
 
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
-
 NAME = "model"  # of the logged model in its run: runs:/<run id>/model
+RECORD_TAG = "record"
 NN = Path(__file__).resolve().parents[1] / "nn"
 LOGGED_NN = "shallow_nn"  # pipeline/nn/ beside a logged model: a second `pipeline` would hide the project's package
+SCRIPT = "scratch_model.py"
+NO_CACHES = shutil.ignore_patterns("__pycache__")
 
 
-class _KerasFlavor:
-    """MLflow's Keras flavor, with a signature of columns, which `mlflow.keras.save_model` itself refuses."""
+@dataclass(frozen=True)
+class Parts:
+    """What model/ holds, beside the files themselves (parts.json).
 
-    __name__ = "mlflow.keras"
+    Attributes:
+        flavor: keras, scratch, or mlflow for a whole MLflow model that another store had.
+        n_outputs: k.
+        dtype: of the answers.
+        requirements: pip's.
+        options: of a Keras net keras_version and keras_backend; of the other its activation.
+    """
 
-    @staticmethod
-    def save_model(
-        path: str,
-        *,
-        mlflow_model: Any,
-        signature: "ModelSignature",
-        model: Any,
-        validate_serving_input: bool,
-        **options: Any,
-    ) -> None:
-        """Write `model` to `path`; `validate_serving_input` is for `Model.log` alone."""
-        import mlflow
-        from mlflow.models import infer_signature
-
-        tensors = infer_signature(options["input_example"])
-        Path(path).mkdir(exist_ok=True)  # in 3.17 the flavor writes the input example before it makes the folder
-        mlflow.keras.save_model(model, path, mlflow_model=mlflow_model, signature=tensors, **options)
-        mlflow_model.signature = signature
-        mlflow_model.save(Path(path, "MLmodel"))
+    flavor: str
+    n_outputs: int = 0
+    dtype: str = ""
+    requirements: tuple[str, ...] = ()
+    options: dict[str, str] | None = None
 
 
-class _ScratchFlavor:
-    """MLflow's python_function flavor, with pipeline.nn under the name that scratch_model.py finds it by there."""
+def keep_keras(record: Record, model: Any, example: np.ndarray) -> None:
+    """Write what MLflow's model of a `keras.Model` is made from, with `example` (2, d) of its input."""
+    import keras
 
-    __name__ = "mlflow.pyfunc"
-
-    @staticmethod
-    def save_model(path: str, *, validate_serving_input: bool, **options: Any) -> None:
-        """Write scratch_model.py and pipeline/nn/ to `path`; `validate_serving_input` is for `Model.log` alone."""
-        import mlflow
-
-        with tempfile.TemporaryDirectory() as folder:
-            package = shutil.copytree(NN, Path(folder, LOGGED_NN), ignore=shutil.ignore_patterns("__pycache__"))
-            mlflow.pyfunc.save_model(path, code_paths=[str(package)], **options)
-        for file in Path(path).rglob("*.py"):
-            file.write_text(re.sub(r"\bpipeline\.nn\b", LOGGED_NN, file.read_text("utf-8")), "utf-8")
+    folder = _folder(record)
+    model.save(folder / "model.keras")
+    options = {"keras_version": keras.__version__, "keras_backend": keras.backend.backend()}
+    parts = Parts("keras", model.output_shape[-1], model.compute_dtype, _pinned("keras", "tensorflow"), options)
+    _describe(folder, parts, example)
 
 
-def log_keras_model(model: Any, example: np.ndarray) -> None:
-    """Log a `keras.Model` to the active run, with a signature from `example` (2, d)."""
-    answer = np.zeros((1, model.output_shape[-1]), model.compute_dtype)
-    _log(_KerasFlavor, example, answer, ("keras", "tensorflow", "numpy"), model=model)
+def keep_scratch(record: Record, result: Trained, example: np.ndarray) -> None:
+    """Write what MLflow's model of a from-scratch net is made from: its code as it now is; its weights are there."""
+    folder = _folder(record)
+    shutil.copy(Path(__file__).with_name(SCRIPT), folder)
+    shutil.copytree(NN, folder / LOGGED_NN, ignore=NO_CACHES, dirs_exist_ok=True)
+    bias = result.weights["b2"]
+    parts = Parts("scratch", len(bias), bias.dtype.name, _pinned(), {"activation": result.activations[0]})
+    _describe(folder, parts, example)
 
 
-def log_scratch_model(result: Trained, weights: Path, example: np.ndarray) -> None:
-    """Log scratch_model.py to the active run, with the code of pipeline.nn that it needs, and the file of weights."""
-    _log(
-        _ScratchFlavor,
-        example,
-        result.weights["b2"].T,
-        ("numpy",),
-        python_model=str(Path(__file__).with_name("scratch_model.py")),
-        artifacts={"weights": str(weights)},
-        model_config={"activation": result.activations[0]},
-    )
+def drop_model(record: Record) -> None:
+    """Remove what a model would be made from: of a net that nobody will use, it is most of the record."""
+    shutil.rmtree(record.folder / "model", ignore_errors=True)
 
 
-def _log(flavor: type, example: np.ndarray, answer: np.ndarray, packages: tuple[str, ...], **model: Any) -> None:
-    """Log a model to the active run.
+def has_parts(record: Record) -> bool:
+    """Return whether a model can be made from the record."""
+    return (record.folder / "model" / "parts.json").is_file()
+
+
+def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> str:
+    """Make the MLflow model of a record, and return its id; one that was begun before is gone on with.
 
     Args:
-        flavor: what saves it.
-        example: (2, d) rows of its input.
-        answer: (1, k) of the shape and type of what it returns for a row.
-        packages: what it needs beside mlflow.
-        model: options of the flavor's `save_model`.
+        client: MLflow's.
+        experiment_id: of the run.
+        run_id: of the record's run.
+        record: whose model/ is there.
     """
-    from mlflow.models import Model, ModelSignature
+    from mlflow.entities import LoggedModelOutput
+
+    run = client.get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if outputs:
+        return str(outputs[0].model_id)
+    begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    logged = begun[0] if begun else _begin(client, experiment_id, run, record)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, NAME)
+        _make(record, logged, run_id, path)
+        client.log_model_artifacts(logged.model_id, str(path))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])  # last: a run's model is a whole one
+    return str(logged.model_id)
+
+
+def _begin(client: Any, experiment_id: str, run: Any, record: Record) -> Any:
+    tags = {RECORD_TAG: record.id}
+    return client.create_logged_model(experiment_id, NAME, run.info.run_id, tags, params=run.data.params)
+
+
+def _make(record: Record, logged: Any, run_id: str, path: Path) -> None:
+    """Write the folder of an MLflow model to `path`."""
+    from mlflow.models import Model
+
+    described = json.loads((record.folder / "model" / "parts.json").read_text(encoding="utf-8"))
+    parts = Parts(**described)
+    names = {"run_id": run_id, "model_id": logged.model_id, "model_uuid": logged.model_id}
+    if parts.flavor == "mlflow":
+        shutil.copytree(record.folder / "model" / "mlflow", path, ignore=NO_CACHES)
+        _rename(path, names | {"artifact_path": logged.artifact_location})
+        return
+    model = Model(artifact_path=logged.artifact_location, **names)
+    make = _make_keras if parts.flavor == "keras" else _make_scratch
+    make(record, parts, model, path)
+    for cache in path.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def _rename(path: Path, names: dict[str, str]) -> None:
+    """Give a model of another store the ids that it has here."""
+    import yaml
+
+    file = path / "MLmodel"
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    file.write_text(yaml.safe_dump(described | names, sort_keys=False), encoding="utf-8")
+
+
+def _make_keras(record: Record, parts: Parts, model: Any, path: Path) -> None:
+    """Write what `mlflow.keras.save_model` of MLflow 3.17 writes, which itself would load TensorFlow for it."""
+    import yaml
+    from mlflow import pyfunc
+    from mlflow.models.utils import _save_example
+    from mlflow.utils.environment import _process_pip_requirements, _PythonEnv
+    from mlflow.utils.file_utils import get_total_file_size
+
+    data = path / "data"
+    data.mkdir(parents=True)
+    shutil.copyfile(record.folder / "model" / "model.keras", data / "model.keras")
+    (data / "keras_module.txt").write_text("keras", encoding="utf-8")
+    example = _example(record)
+    _save_example(model, example, str(path))
+    model.signature = _signature(parts, example)
+    model.add_flavor("keras", data="data", save_exported_model=False, **parts.options or {})
+    pyfunc.add_to_model(model, loader_module="mlflow.keras", conda_env="conda.yaml", python_env="python_env.yaml")
+    model.model_size_bytes = get_total_file_size(str(path))
+    conda, pip, _ = _process_pip_requirements(None, list(parts.requirements), None)
+    (path / "conda.yaml").write_text(yaml.safe_dump(conda), encoding="utf-8")
+    (path / "requirements.txt").write_text("\n".join(pip), encoding="utf-8")
+    _PythonEnv.current().to_yaml(str(path / "python_env.yaml"))
+    model.save(str(path / "MLmodel"))
+
+
+def _make_scratch(record: Record, parts: Parts, model: Any, path: Path) -> None:
+    """Write scratch_model.py, the net's code under the name that it is found by there, and the weights."""
+    import mlflow
+
+    example = _example(record)
+    with tempfile.TemporaryDirectory() as scratch:  # MLflow tries the script, which leaves its bytecode beside it
+        folder = shutil.copytree(record.folder / "model", Path(scratch, "model"))
+        mlflow.pyfunc.save_model(
+            str(path),
+            mlflow_model=model,
+            python_model=str(folder / SCRIPT),
+            code_paths=[str(folder / LOGGED_NN)],
+            artifacts={"weights": str(record.folder / "artifacts" / "weights.npz")},
+            model_config=parts.options,
+            signature=_signature(parts, example),
+            input_example=example,
+            pip_requirements=list(parts.requirements),
+        )
+    for file in path.rglob("*.py"):
+        file.write_text(re.sub(r"\bpipeline\.nn\b", LOGGED_NN, file.read_text("utf-8")), "utf-8")
+
+
+def _signature(parts: Parts, example: np.ndarray) -> Any:
+    from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    column = ColSpec("double" if answer.dtype == np.float64 else "float")
-    Model.log(
-        flavor=flavor,
-        name=NAME,
-        artifact_path=None,
-        signature=ModelSignature(
-            inputs=Schema([ColSpec("double")] * example.shape[1]), outputs=Schema([column] * answer.shape[1])
-        ),
-        input_example=example,
-        pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", *packages)],  # else MLflow loads
-        validate_serving_input=False,  # the model in a second process to find them, and here to try it: the tests do
-        **model,
-    )
+    column = ColSpec("double" if parts.dtype == "float64" else "float")
+    inputs = Schema([ColSpec("double")] * example.shape[1])
+    return ModelSignature(inputs=inputs, outputs=Schema([column] * parts.n_outputs))
+
+
+def _folder(record: Record) -> Path:
+    folder = record.folder / "model"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _pinned(*packages: str) -> tuple[str, ...]:
+    """Return the requirements of a model; else MLflow loads it in a second process to find them."""
+    return tuple(f"{package}=={version(package)}" for package in ("mlflow", *packages, "numpy"))
+
+
+def _describe(folder: Path, parts: Parts, example: np.ndarray) -> None:
+    """Write parts.json, last: it says that the others are there."""
+    np.save(folder / "example.npy", example)
+    (folder / "parts.json").write_text(json.dumps(asdict(parts), indent=1) + "\n", encoding="utf-8")
+
+
+def _example(record: Record) -> np.ndarray:
+    example: np.ndarray = np.load(record.folder / "model" / "example.npy", allow_pickle=False)
+    return example

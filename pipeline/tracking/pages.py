@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pipeline.config import Settings
+from pipeline.errors import SettingsError
 from pipeline.tracking.address import redact
 from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.trained import HISTORY_KEYS
@@ -39,8 +40,23 @@ def is_served(settings: Settings) -> bool:
 
 def shown_at(settings: Settings, run_ids: Sequence[str]) -> str:
     """Return where exactly these runs are shown, as a line for the terminal."""
+    from mlflow.exceptions import MlflowException
+
     note = "" if is_served(settings) else "  (`make ui` serves it)"
-    return run_page(settings, run_ids) + note
+    try:
+        return run_page(settings, run_ids) + note
+    except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
+        return f"not known, {server(settings)} does not answer"
+
+
+def page_of(settings: Settings, experiment_id: str, run_id: str) -> str:
+    """Return where a run is shown, as a line for the terminal; it asks nobody."""
+    note = "" if is_served(settings) else "  (`make ui` serves it)"
+    return _own_page(f"{server(settings)}/#/experiments/{experiment_id}/runs", run_id) + note
+
+
+def _own_page(root: str, run_id: str) -> str:
+    return f"{root}/{run_id}?{urlencode(MODEL_TRAINING)}"
 
 
 def run_page(settings: Settings, run_ids: Sequence[str], base: str | None = None) -> str:
@@ -56,7 +72,7 @@ def run_page(settings: Settings, run_ids: Sequence[str], base: str | None = None
     """
     root = f"{base or server(settings)}/#/experiments/{open_store(settings)}/runs"
     if len(run_ids) == 1:
-        return f"{root}/{run_ids[0]}?{urlencode(MODEL_TRAINING)}"
+        return _own_page(root, run_ids[0])
     chart_mode = {"compareRunsMode": "CHART", **MODEL_TRAINING}
     condition = f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
     key = _save_view(settings, {"searchFilter": condition, **_charts(_axes(settings, run_ids))})

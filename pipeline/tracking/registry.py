@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline import trained
 from pipeline.config import Settings
-from pipeline.tracking.store import open_store, tracking_uri
+from pipeline.errors import SettingsError
+from pipeline.tracking.store import open_store, reason, say_away, tracking_uri
 from pipeline.trained import Trained
 
 CHAMPION = "champion"
@@ -37,8 +38,19 @@ def promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[
         measure: returns the accuracy of a net on the test rows of that dataset.
 
     Returns:
-        The version that is now the champion; None if the alias has not moved.
+        The version that is now the champion; None if the alias has not moved, or the store cannot be reached.
     """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _promote(settings, dataset, data_md5, measure)
+    except (SettingsError, MlflowException) as error:
+        say_away(tracking_uri(settings), reason(error), f"{CHAMPION} of {dataset} stays as it is")
+        return None
+
+
+def _promote(settings: Settings, dataset: str, data_md5: str, measure: Callable[[Trained], float]) -> str | None:
+    """Do what `promote` says, in a store that answers."""
     import mlflow
 
     experiment_id = open_store(settings)
@@ -95,7 +107,7 @@ def _to_beat(client: Any, champion: Any, data_md5: str, measure: Callable[[Train
     try:
         accuracy = measure(_weights(client, champion.run_id))
     except (MlflowException, OSError, ValueError) as error:  # its run is gone, or its net takes other inputs
-        log.warning("%s cannot be tested on these: %s", named, error)
+        log.warning("%s cannot be tested on these: %s", named, reason(error))
         return -math.inf, f"{named} cannot be tested on these"
     return accuracy, f"{named} has {accuracy:.4f} on the same test rows"
 

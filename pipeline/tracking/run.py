@@ -1,39 +1,58 @@
-"""One training as one run: live curves, files, and how it ended."""
+"""One training as one run: its record on disk, which the courier brings to MLflow while it grows."""
 
 import contextlib
+import getpass
 import json
 import logging
-import os
-import tempfile
+import sys
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import yaml
 
 from pipeline import lineage, paths
 from pipeline.config import Settings, flatten, to_dict
+from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import Code, Inputs
-from pipeline.tracking.models import log_keras_model, log_scratch_model
-from pipeline.tracking.store import open_store
+from pipeline.tracking.address import redact
+from pipeline.tracking.models import drop_model, has_parts, keep_keras, keep_scratch
+from pipeline.tracking.pages import page_of
+from pipeline.tracking.records import (
+    FAILED,
+    FINISHED,
+    KILLED,
+    RUNNING,
+    Opening,
+    PointsWriter,
+    Record,
+    find_record,
+    now,
+    record_of_weights,
+)
+from pipeline.tracking.sender import Fate, sender
+from pipeline.tracking.store import check_uri, open_store, reason, say_away, tracking_uri
 from pipeline.trained import Trained
 
-FLUSH_SECONDS = 1.0  # a live curve lags by this much; a flush of 100 epochs takes 20 ms on SQLite
-LARGEST_BATCH = 1000  # metrics that MLflow takes in one call
+NO_RESULT = {f"mnist.{key}" for key in ("max_csv_bytes", "train_csv", "test_csv", "label_column")}  # data.md5 is
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
 log = logging.getLogger(__name__)
 
 
 def run_params(settings: Settings, net: str) -> dict[str, Any]:
-    """Return the settings that a run of `net` uses, flat: its own by bare name, its data's by section."""
+    """Return the settings that a run of `net` uses, flat: its own by bare name, its data's by section.
+
+    What is null is left out, and so are paths and limits, which change no result.
+    """
     composed = to_dict(settings)
     own = composed[net]
     shared = {"net": net, "seed": settings.seed, **own}
     data = flatten({section: composed[section] for section in (own["dataset"], "preprocess")})
-    unused = {"mnist.max_csv_bytes"}
-    used = {key: value for key, value in (shared | data).items() if key not in unused}
+    used = {key: value for key, value in (shared | data).items() if key not in NO_RESULT and value is not None}
     return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in used.items()}
 
 
@@ -49,51 +68,65 @@ def run_name(settings: Settings, net: str, overrides: Sequence[str]) -> str:
 
 
 class Run:
-    """One run in MLflow that is still open; its epochs reach the store within FLUSH_SECONDS."""
+    """One run. What it is given stands in its record when the call returns; the courier brings it to MLflow.
 
-    def __init__(self, run_id: str) -> None:
-        import mlflow
+    Attributes:
+        record_id: names the record, see `records_folder`.
+    """
 
-        self.run_id = run_id
-        self._client = mlflow.MlflowClient()
-        self._waiting: list[tuple[int, int, dict[str, float]]] = []
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._writer = threading.Thread(target=self._write_until_ended, daemon=True)
-        self._writer.start()
+    def __init__(self, record: Record, settings: Settings, in_use: BinaryIO | None = None) -> None:
+        self.record_id = record.id
+        self._record = record
+        self._settings = settings
+        self._in_use = in_use or record.use()
+        self._points = PointsWriter(record)
+        self._disk_is_full = False
+        self._sender = sender()
+        self._sender.open(record, tracking_uri(settings))
+
+    @property
+    def run_id(self) -> str | None:
+        """Return the id of the MLflow run; None as long as the store has not been reached."""
+        return self._fate.run_id
+
+    @property
+    def _fate(self) -> Fate:
+        return self._sender.fate(self._record)
+
+    def shown_at(self) -> str:
+        """Return where MLflow shows the run, as a line for the terminal."""
+        fate = self._fate
+        if fate.run_id is None or fate.experiment_id is None:
+            return f"not yet; records/{self.record_id} has it, and `python -m pipeline.sync` brings it"
+        return page_of(self._settings, fate.experiment_id, fate.run_id)
 
     def on_epoch_end(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of an epoch, counted from 0; it returns at once. MLflow's step is epoch + 1."""
-        with self._lock:
-            self._waiting.append((epoch + 1, int(time.time() * 1000), dict(metrics)))
+        """Take the metrics of an epoch, counted from 0. MLflow's step is epoch + 1."""
+        self._append(epoch + 1, metrics)
 
-    def flush(self) -> None:
-        """Write what waits."""
-        from mlflow.entities import Metric
-
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-        points = [Metric(name, value, at, step) for step, at, metrics in waiting for name, value in metrics.items()]
-        for first in range(0, len(points), LARGEST_BATCH):
-            self._client.log_batch(self.run_id, metrics=points[first : first + LARGEST_BATCH])
-
-    def _write_until_ended(self) -> None:
-        while not self._ended.wait(FLUSH_SECONDS):
-            self.flush()
-
-    def close(self) -> None:
-        """Stop the writer, and write the last epochs."""
-        self._ended.set()
-        self._writer.join()
-        self.flush()
+    def _append(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._points.append(step, metrics)
+        if not self._points.flush() and not self._disk_is_full:
+            self._disk_is_full = True
+            log.warning("%s: cannot be written; its points wait until it can", self._record.folder / "metrics.jsonl")
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        for name, value in tags.items():
-            self._client.set_tag(self.run_id, name, value)
+        self._record.change(tags)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Write a text as an artifact, over the one that had the name."""
+        self._record.write_artifact(name, text.encode("utf-8", "surrogateescape"))
 
     def log_trained(
-        self, result: Trained, folder: Path, settings: Settings, *, example: np.ndarray, model: Any = None
+        self,
+        result: Trained,
+        folder: Path,
+        settings: Settings,
+        *,
+        example: np.ndarray,
+        model: Any = None,
+        with_model: bool = True,
     ) -> None:
         """Add what a training left: its files, and the model itself.
 
@@ -103,76 +136,92 @@ class Run:
             settings: all settings, as they were.
             example: (2, d) rows of the net's input, for the model's signature.
             model: the `keras.Model` of a Keras net.
+            with_model: whether MLflow gets a model; if not, `log_model_of` may make it later.
         """
         self.log_files(result, folder, settings)
         if model is None:
-            log_scratch_model(result, folder / "weights.npz", example)
+            keep_scratch(self._record, result, example)
         else:
-            log_keras_model(model, example)
+            keep_keras(self._record, model, example)
+        self._record.change(model=with_model)
 
     def log_files(self, result: Trained, folder: Path, settings: Settings) -> None:
         """Add weights, history, summary and settings; the digest of the weights becomes the tag `weights_sha256`."""
-        self.set_tags({"weights_sha256": result.weights_sha256})
-        self._client.log_artifacts(self.run_id, str(folder))
+        for path in sorted(folder.iterdir()):
+            self._record.write_artifact(path.name, path.read_bytes())
         plain = to_dict(settings) | {"net": result.net}
         plain["tracking"]["uri"] = None  # it may hold a password, and changes nothing
-        self._client.log_text(self.run_id, yaml.safe_dump(plain, sort_keys=False), "settings.yaml")
+        self.log_text(yaml.safe_dump(plain, sort_keys=False), "settings.yaml")
+        self.set_tags({"weights_sha256": result.weights_sha256})
 
-    def log_report(self, metrics: Mapping[str, float], images: Mapping[str, bytes]) -> None:
-        """Add what an evaluation found: metrics, and pictures as PNG by name."""
-        log_report(self.run_id, metrics, images)
+    def log_report(
+        self,
+        metrics: Mapping[str, float],
+        images: Mapping[str, bytes],
+        per_class: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Add what an evaluation found.
 
-
-def _log_inputs(run_id: str, inputs: Inputs) -> None:
-    """Log the dataset as the run's input, once for each context: MLflow tells datasets apart by name and digest."""
-    import mlflow
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source = json.dumps({"uri": paths.prepared(inputs.dataset).as_posix()})
-    datasets = [
-        DatasetInput(
-            Dataset(
-                name=f"{inputs.dataset}-{context}",
-                digest=inputs.data_md5,
-                source_type="local",
-                source=source,
-                profile=json.dumps({"num_rows": n_rows}),
-            ),
-            tags=[InputTag("mlflow.data.context", context)],
-        )
-        for context, n_rows in inputs.n_rows.items()
-    ]
-    mlflow.MlflowClient().log_inputs(run_id, datasets)
-
-
-def _log_diff(run_id: str, diff: str) -> None:
-    import mlflow
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, lineage.DIFF_FILE)
-        path.write_text(diff, encoding="utf-8", errors="surrogateescape")
-        mlflow.MlflowClient().log_artifact(run_id, str(path))
-
-
-def log_report(run_id: str, metrics: Mapping[str, float], images: Mapping[str, bytes]) -> None:
-    """Add metrics, and pictures as PNG by name, to a run that may have ended."""
-    import mlflow
-    from mlflow.entities import Metric
-
-    client = mlflow.MlflowClient()
-    now = int(time.time() * 1000)
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
-    with tempfile.TemporaryDirectory() as folder:
+        Args:
+            metrics: of all classes, by name.
+            images: pictures as PNG, by name.
+            per_class: figures by class; a file of the run, as thirty charts more would hide the others.
+        """
+        self._append(0, metrics)
         for name, png in images.items():
-            (Path(folder) / f"{name}.png").write_bytes(png)
-        client.log_artifacts(run_id, folder, "pictures")
+            self._record.write_artifact(f"pictures/{name}.png", png)
+        if per_class is not None:
+            self.log_text(json.dumps(per_class, indent=2) + "\n", "per_class.json")
+
+    def end(self, status: str = FINISHED, tags: Mapping[str, str] = NO_TAGS, *, wait: bool = True) -> None:
+        """End the run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            tags: the last ones.
+            wait: return only when MLflow has all of it, or cannot be reached.
+        """
+        self._record.change(tags, status=status, end_time=now())
+        self._let_go(wait=wait)
+
+    def _let_go(self, *, wait: bool) -> None:
+        """Write no more, and have the rest brought."""
+        self._points.close()
+        self._sender.end(self._record, self._in_use)
+        if wait:
+            self._sender.wait(self._record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.end(*_ending(error))
+
+
+def _ending(error: BaseException | None) -> tuple[str, dict[str, str]]:
+    """Return the status of a run that this error has ended, and the tags that say why."""
+    if error is None:
+        return FINISHED, {}
+    if isinstance(error, Pruned):
+        return KILLED, {"pruned": "true"}
+    status = KILLED if isinstance(error, KeyboardInterrupt) else FAILED
+    return status, {"error": f"{type(error).__name__}: {error}"}
 
 
 @contextlib.contextmanager
 def start_run(
-    settings: Settings, net: str, inputs: Inputs, overrides: Sequence[str] = (), *, code: Code | None = None
+    settings: Settings,
+    net: str,
+    inputs: Inputs,
+    overrides: Sequence[str] = (),
+    *,
+    code: Code | None = None,
+    parent: str | None = None,
+    tags: Mapping[str, str] = NO_TAGS,
 ) -> Iterator[Run]:
     """Yield the open run of one training; it ends FINISHED, FAILED with its error as a tag, or KILLED (Ctrl-C).
+
+    A trial that its sweep has stopped (`errors.Pruned`) ends KILLED, with the tag `pruned`.
 
     Args:
         settings: all settings; those that `net` uses become params.
@@ -180,30 +229,186 @@ def start_run(
         inputs: the data that it reads, which become MLflow datasets.
         overrides: what differs from conf/, for the run's name.
         code: the code that trains; None: this checkout's.
-    """
-    import mlflow
+        parent: the record id of the run that it is part of. The end of a part does not wait for MLflow.
+        tags: further ones.
 
-    experiment_id = open_store(settings)
-    os.environ.pop("MLFLOW_RUN_ID", None)  # start_run would go on with that run instead of a new one
-    code = code or lineage.read_code()
-    tags = lineage.tags(settings, inputs, code, list(overrides))
-    run_id = mlflow.start_run(
-        experiment_id=experiment_id, run_name=run_name(settings, net, overrides), tags=tags
-    ).info.run_id
-    mlflow.log_params(run_params(settings, net))
-    _log_inputs(run_id, inputs)
-    if code.diff:
-        _log_diff(run_id, code.diff)
-    run = Run(run_id)
+    Raises:
+        SettingsError: the store's address is none.
+    """
+    check_uri(tracking_uri(settings))
+    opening = Opening(
+        name=run_name(settings, net, overrides),
+        store=redact(tracking_uri(settings)),
+        experiment=settings.tracking.experiment,
+        params={name: str(value) for name, value in run_params(settings, net).items()},
+        datasets=_datasets(inputs),
+        parent=parent,
+    )
+    record, in_use = Record.begin(opening, _source() | dict(tags))
+    run = Run(record, settings, in_use)
+    origin = _Beside(lambda: _log_lineage(run, lineage.tags, settings, inputs, code, list(overrides)))
     try:
         yield run
     except BaseException as error:
-        run.close()
-        mlflow.set_tag("error", f"{type(error).__name__}: {error}")
-        mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        origin.join()
+        run.end(*_ending(error), wait=parent is None)
         raise
-    run.close()
-    mlflow.end_run()
+    origin.join()
+    run.end(wait=parent is None)
+
+
+class _Beside(threading.Thread):
+    """Work that is done beside the training, and whose failure does not end it."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            log.warning("the run's lineage is not known: %s", redact(str(error)))
+
+
+def _log_lineage(
+    run: Run, tags_of: Any, settings: Settings, inputs: Inputs, code: Code | None, overrides: list[str]
+) -> None:
+    """Add where the run comes from; git is asked, which takes tens of milliseconds."""
+    code = code or lineage.read_code()
+    if code.diff:
+        run.log_text(code.diff, lineage.DIFF_FILE)
+    run.set_tags(tags_of(settings, inputs, code, overrides) | {"mlflow.source.git.commit": code.commit})
+
+
+def _source() -> dict[str, str]:
+    """Return what MLflow's own client says of every run: who, by which program."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        user = "unknown"
+    return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
+
+
+def _datasets(inputs: Inputs) -> list[dict[str, Any]]:
+    """Return the dataset once for each context: MLflow tells datasets apart by name and digest."""
+    source = json.dumps({"uri": paths.prepared(inputs.dataset).as_posix()})
+    common = {"digest": inputs.data_md5, "source": source}
+    return [
+        {"name": f"{inputs.dataset}-{context}", "context": context, "n_rows": n_rows, **common}
+        for context, n_rows in inputs.n_rows.items()
+    ]
+
+
+def open_parent(
+    settings: Settings,
+    record_id: str,
+    name: str,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    tags: Mapping[str, str] = NO_TAGS,
+) -> Run:
+    """Return a run that others are part of, open again if it had ended; it ends by `end`, or as a context manager.
+
+    Several processes may open it, at once or one after another: they write into one record.
+
+    Args:
+        settings: all settings; those of tracking are read.
+        record_id: names it, the same in all processes.
+        name: the run's name, which the first to open it gives.
+        params: likewise.
+        tags: set by each.
+
+    Raises:
+        SettingsError: the store's address is none.
+    """
+    check_uri(tracking_uri(settings))
+    opening = Opening(
+        name=name,
+        store=redact(tracking_uri(settings)),
+        experiment=settings.tracking.experiment,
+        params={key: str(value) for key, value in params.items() if value is not None},
+    )
+    record, in_use = Record.begin(opening, _source(), record_id)
+    run = Run(record, settings, in_use)
+    record.change(tags, status=RUNNING, end_time=None)
+    return run
+
+
+def log_model_of(settings: Settings, record_id: str) -> None:
+    """Have an MLflow model made of a run that was logged without one, by `log_trained(..., with_model=False)`.
+
+    Raises:
+        DataError: there is no such record, or nothing in it that a model can be made from.
+    """
+    record = find_record(record_id)
+    if not has_parts(record):
+        raise DataError(f"{record.folder}/model: holds nothing that a model can be made from")
+    record.change(model=True)
+    Run(record, settings)._let_go(wait=True)
+
+
+def drop_model_of(record_id: str) -> None:
+    """Remove from a record what only a model would be made from; its weights stay.
+
+    Raises:
+        DataError: there is no such record.
+    """
+    drop_model(find_record(record_id))
+
+
+def add_report(
+    settings: Settings,
+    weights_sha256: str,
+    metrics: Mapping[str, float],
+    images: Mapping[str, bytes],
+    per_class: Mapping[str, Mapping[str, float]] | None = None,
+) -> str | None:
+    """Add a report to the newest run that has made these weights, and return its MLflow id.
+
+    It is looked for among the records on this disk, then in the store; None where there is no such run, or where the
+    store cannot be reached: it is said in one line.
+    """
+    record = record_of_weights(weights_sha256, redact(tracking_uri(settings)))
+    if record:
+        run = Run(record, settings)
+        run.log_report(metrics, images, per_class)
+        run._let_go(wait=True)
+        return run.run_id
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run_id = find_run(settings, weights_sha256)
+        if run_id is None:
+            log.warning("%s...: no run has made these weights; their figures stay local", weights_sha256[:12])
+        else:
+            _add_to(run_id, metrics, images, per_class)
+    except (SettingsError, MlflowException) as error:
+        say_away(tracking_uri(settings), reason(error), "its figures stay local")
+        return None
+    return run_id
+
+
+def _add_to(
+    run_id: str,
+    metrics: Mapping[str, float],
+    images: Mapping[str, bytes],
+    per_class: Mapping[str, Mapping[str, float]] | None,
+) -> None:
+    """Add a report to a run of which this disk has no record: another machine's."""
+    import tempfile
+
+    import mlflow
+    from mlflow.entities import Metric
+
+    client = mlflow.MlflowClient()
+    client.log_batch(run_id, metrics=[Metric(name, value, now(), 0) for name, value in metrics.items()])
+    with tempfile.TemporaryDirectory() as folder:
+        for name, png in images.items():
+            (Path(folder) / f"{name}.png").write_bytes(png)
+        client.log_artifacts(run_id, folder, "pictures")
+    if per_class is not None:
+        client.log_text(run_id, json.dumps(per_class, indent=2) + "\n", "per_class.json")
 
 
 def find_run(settings: Settings, weights_sha256: str) -> str | None:

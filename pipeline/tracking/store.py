@@ -3,13 +3,18 @@
 import contextlib
 import logging
 import os
+import re
 import sqlite3
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
 from pipeline.tracking.address import redact
+from pipeline.tracking.locks import locked
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = (
@@ -19,6 +24,27 @@ DESCRIPTION = (
 )
 
 SQLITE = "sqlite:///"
+SQLITE_HEADER = b"SQLite format 3\0"
+SCHEMES = re.compile(r"(sqlite|https?|(postgresql|mysql|mssql)(\+\w+)?|databricks(-uc)?)(:|$)", re.IGNORECASE)
+# MLflow's own values let a dead server block its client for minutes; what fails here is tried again later
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; of silence, not of the whole transfer
+}
+BUSY = "database is locked"
+BUSY_TRIES = 8  # the waits between them double, from 50 ms: 6 s in all
+LONGEST_REASON = 200  # characters
+KNOWN_REASONS = {
+    "Connection refused": "connection refused",
+    "Read timed out": "no answer in time",
+    "timed out": "no answer in time",
+    "Connection reset": "connection reset",
+    "Connection aborted": "connection closed",
+    "Name or service not known": "no such host",
+    "file is not a database": "the file is not a database",
+}
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -28,49 +54,154 @@ def store_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or SOURCE_ROOT)
 
 
+def records_folder() -> Path:
+    """Return where the records of runs stand: records/ in the project, or what PIPELINE_RECORDS names."""
+    return Path(os.environ.get("PIPELINE_RECORDS") or store_root() / "records").absolute()
+
+
 def tracking_uri(settings: Settings) -> str:
     """Return the address of the store: `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in the project."""
-    return settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store_root() / 'mlflow.db'}"
+    return absolute(settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
+
+
+def absolute(uri: str) -> str:
+    """Return an address whose SQLite file, if it is relative, stands in the project.
+
+    >>> absolute("sqlite:////tmp/a.db")
+    'sqlite:////tmp/a.db'
+    """
+    return f"{SQLITE}{store_root() / uri.removeprefix(SQLITE)}" if uri.startswith(SQLITE) else uri
+
+
+def check_uri(uri: str) -> None:
+    """Raise SettingsError where an address is, at a glance, none of a store: what can be told without asking it."""
+    if not SCHEMES.match(uri):
+        raise SettingsError(
+            f"tracking.uri: an address like sqlite:///mlflow.db or http://host:5000 is needed, but got {redact(uri)}"
+        )
+    path = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or not path.exists():
+        return
+    if path.is_dir():
+        raise SettingsError(f"tracking.uri: {uri} cannot be opened: it is a folder")
+    with path.open("rb") as file:
+        begin = file.read(len(SQLITE_HEADER))
+    if begin not in (b"", SQLITE_HEADER):
+        raise SettingsError(f"tracking.uri: {uri} cannot be opened: the file is not a database")
+
+
+def be_quick_to_give_up() -> None:
+    """Let MLflow's client of this process wait seconds for a server, not minutes, unless the environment says so."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words, and without a password, why a store could not be used."""
+    text = redact(" ".join(str(error).split()))
+    known = next((words for sign, words in KNOWN_REASONS.items() if sign in text or words in text), None)
+    return known or (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}...") or type(error).__name__
+
+
+_told: set[str] = set()  # the stores of which it has been said that they cannot be reached
+
+
+def say_away(uri: str, why: str, kept: str) -> None:
+    """Say that a store cannot be reached, once a store and process: what follows from it is the same.
+
+    Args:
+        uri: its address.
+        why: in a few words.
+        kept: what becomes of what it was to get.
+    """
+    if redact(uri) not in _told:
+        _told.add(redact(uri))
+        log.warning("%s: the tracking store cannot be reached (%s): %s", redact(uri), why, kept)
+
+
+def say_back(uri: str) -> None:
+    """Say that a store of which `say_away` has told answers again."""
+    if redact(uri) in _told:
+        _told.discard(redact(uri))
+        log.info("%s: the tracking store answers again, and gets what it missed", redact(uri))
 
 
 def open_store(settings: Settings) -> str:
     """Point MLflow at the store, made on first use by one process at a time, and return the experiment's id.
 
     Raises:
-        SettingsError: the store's address is none that MLflow can open.
+        SettingsError: the store cannot be opened.
+    """
+    import mlflow
+
+    uri = tracking_uri(settings)
+    mlflow.set_tracking_uri(uri)
+    return open_experiment(uri, settings.tracking.experiment)
+
+
+def open_experiment(uri: str, name: str) -> str:
+    """Return the id of an experiment, which is made if need be, as is the store.
+
+    Raises:
+        SettingsError: the store cannot be opened.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri(settings)
-    mlflow.set_tracking_uri(uri)
+    check_uri(uri)
+    be_quick_to_give_up()
     try:
         with _made(uri):
-            client = mlflow.MlflowClient()  # its first call makes the tables
-            experiment = client.get_experiment_by_name(settings.tracking.experiment)
+            client = mlflow.MlflowClient(uri)  # its first call makes the tables
+            experiment = client.get_experiment_by_name(name)
             if experiment:
                 return str(experiment.experiment_id)
-            return str(
-                client.create_experiment(
-                    settings.tracking.experiment, _artifacts(uri), tags={"mlflow.note.content": DESCRIPTION}
-                )
-            )
-    except MlflowException as error:
-        reason = redact(" ".join(str(error).split()))
-        raise SettingsError(f"tracking.uri: {redact(uri)} cannot be opened: {reason}") from error
+            return str(client.create_experiment(name, _artifacts(uri), tags={"mlflow.note.content": DESCRIPTION}))
+    except (MlflowException, *database_errors(), OSError) as error:
+        # not `from error`: a traceback shows the chain, and MLflow's message holds the password
+        raise SettingsError(f"tracking.uri: {redact(uri)} cannot be opened: {reason(error)}") from None
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that a database raises through MLflow as they are."""
+    if "sqlalchemy" not in sys.modules:  # the client of a server needs none
+        return (sqlite3.Error,)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (SQLAlchemyError, sqlite3.Error)
+
+
+def patiently(uri: str, write: Callable[[], T]) -> T:
+    """Return what `write` returns; on a SQLite store alone among this project's writers, and again while it is busy.
+
+    SQLite has one writer at a time. Its own waiting does not help a transaction that has read before it writes, as
+    MLflow's do: that one fails at once (SQLITE_BUSY_SNAPSHOT). So writers queue here, and whom another program
+    disturbs tries again; MLflow's writes are whole or not at all.
+    """
+    if not uri.startswith(SQLITE):
+        return write()
+    lock = Path(f"{uri.removeprefix(SQLITE)}.write.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    for number in range(BUSY_TRIES):
+        try:
+            with locked(lock):
+                return write()
+        except Exception as error:  # SQLAlchemy's, SQLite's or MLflow's own, according to where it happens
+            if BUSY not in str(error) or number == BUSY_TRIES - 1:
+                raise
+        time.sleep(0.05 * 2**number)
+    raise AssertionError("the last try returns or raises")
 
 
 @contextlib.contextmanager
 def _made(uri: str) -> Iterator[None]:
     """Hold the lock of a SQLite store; a new one is put into WAL mode, so that readers and a writer do not wait."""
-    from filelock import FileLock
-
     if not uri.startswith(SQLITE):
         yield
         return
     database = Path(uri.removeprefix(SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock"):
+    with locked(Path(f"{database}.lock")):
         if not database.exists():
             log.info("%s: made for MLflow's runs", database)
             with contextlib.closing(sqlite3.connect(database)) as connection:
@@ -81,3 +212,11 @@ def _made(uri: str) -> Iterator[None]:
 def _artifacts(uri: str) -> str | None:
     """Return where the files of runs go: beside a SQLite store; a server decides for itself."""
     return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
+
+
+def client_of(uri: str) -> Any:
+    """Return MLflow's client of a store, which waits seconds for it, not minutes."""
+    import mlflow
+
+    be_quick_to_give_up()
+    return mlflow.MlflowClient(uri)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import PARAMS_FILE, Settings, load_params
 from pipeline.errors import DataError, SettingsError
 from pipeline.tracking.address import redact
-from pipeline.tracking.store import store_root, tracking_uri
+from pipeline.tracking.store import check_uri, client_of, database_errors, reason, store_root, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
 if TYPE_CHECKING:
@@ -25,18 +25,17 @@ def find_experiment(settings: Settings) -> str | None:
     Raises:
         SettingsError: a tracking server does not answer.
     """
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(settings)
+    check_uri(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return None
     try:
-        experiment = mlflow.MlflowClient(uri).get_experiment_by_name(settings.tracking.experiment)
-    except MlflowException as error:
-        reason = redact(" ".join(str(error).split()))
+        experiment = client_of(uri).get_experiment_by_name(settings.tracking.experiment)
+    except (MlflowException, *database_errors()) as error:
         # not `from error`: a notebook shows the chain, and MLflow's message holds the password
-        raise SettingsError(f"tracking.uri: {redact(uri)} cannot be read: {reason}") from None
+        raise SettingsError(f"tracking.uri: {redact(uri)} cannot be read: {reason(error)}") from None
     return str(experiment.experiment_id) if experiment else None
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -22,7 +21,6 @@ from pipeline import cache, dataset, evaluate, tracking, train, trained
 from pipeline.config import Settings
 from pipeline.files import Arrays, arrays_sha256, load_arrays, save_arrays
 from pipeline.lineage import inputs_of
-from pipeline.tracking.models import log_scratch_model
 from pipeline.tracking.registry import promote
 from pipeline.trained import Trained
 
@@ -192,14 +190,13 @@ def test_a_model_holds_no_pickle(logged, net):
     assert kinds <= {"", ".txt", ".yaml", ".json", ".keras", ".py", ".npz"}
 
 
-def test_logging_prints_nothing(logged, tmp_path, capfd):
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # as command.configure_logging does
+def test_logging_prints_nothing(logged, settings_of, store, tmp_path, capfd):
     one = logged["scratch"]
     trained.save(one.result, tmp_path / "net")
-    with mlflow.start_run():
-        log_scratch_model(one.result, tmp_path / "net" / "weights.npz", one.data["X_test"][:2])
+    settings = settings_of("scratch.dataset=mnist", f"tracking.uri={store}")
+    with tracking.start_run(settings, "scratch", inputs_of("mnist", one.data, "d" * 32)) as run:
+        run.log_trained(one.result, tmp_path / "net", settings, example=one.data["X_test"][:2])
+    assert run.run_id
     assert capfd.readouterr() == ("", "")
 
 

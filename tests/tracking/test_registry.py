@@ -133,7 +133,7 @@ def test_a_run_that_failed_or_was_trained_on_the_test_rows_is_no_candidate(setti
     pooled = replace(settings, preprocess=replace(settings.preprocess, pool_test=True))
     train(pooled, GOOD, tmp_path)
     failed, _ = train(settings, GOOD, tmp_path)
-    mlflow.MlflowClient().set_terminated(failed, "FAILED")
+    mlflow.MlflowClient(settings.tracking.uri).set_terminated(failed, "FAILED")
     assert crown(settings) is None
     assert crown(pooled) is None
     assert versions() == {}

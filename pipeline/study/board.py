@@ -1,0 +1,194 @@
+"""A sweep in the terminal: progress with the best so far, the leaderboard, the command that repeats the winner."""
+
+import contextlib
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.errors import SweepError
+from pipeline.study.options import Direction
+from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHOWN = 20  # rows in the terminal; MLflow has all
+NOT_RESULTS = ("hydra", "hydra.", "hydra/", "objective", "net", "tracking", "tracking.", "tracking/")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is sought: the objective's name, whether the least or the greatest, among how many trials."""
+
+    objective: str
+    direction: Direction
+    n_trials: int
+
+
+def ranked(rows: Sequence[Row], direction: str) -> list[Row]:
+    """Return complete trials, the best first, then the pruned and the failed ones; of equals the earlier first."""
+    sign = -1 if direction == "maximize" else 1
+    order = (COMPLETE, PRUNED, FAILED)
+    return sorted(
+        rows, key=lambda row: (order.index(row.outcome.state), sign * (row.outcome.value or 0.0), row.number)
+    )
+
+
+def best(rows: Sequence[Row], direction: str) -> Row | None:
+    """Return the best complete trial; None if there is none."""
+    first = ranked(rows, direction)[:1]
+    return first[0] if first and first[0].outcome.state == COMPLETE else None
+
+
+def count(rows: Sequence[Row], state: str) -> int:
+    """Return how many trials have ended in this state."""
+    return sum(row.outcome.state == state for row in rows)
+
+
+@contextlib.contextmanager
+def progress(title: str, goal: Goal) -> Iterator[Callable[[Sequence[Row]], None]]:
+    """Yield what is called with all trials that have ended, as often as one likes, and shows them.
+
+    In a terminal it is a bar, elsewhere a log line for each new one.
+    """
+    if not sys.stderr.isatty():
+        seen: set[int] = set()
+
+        def tell(rows: Sequence[Row]) -> None:
+            for row in rows:
+                if row.number not in seen:
+                    log.info("%s", _line(row, rows, goal))
+            seen.update(row.number for row in rows)
+
+        yield tell
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[best]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=goal.n_trials, best="")
+        yield lambda rows: bar.update(task, completed=len(rows), best=_so_far(rows, goal))
+
+
+def leaderboard(rows: Sequence[Row], goal: Goal) -> "Table":
+    """Return the best trials as a table for the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    for name in columns(rows, goal):
+        table.add_column(name, overflow="fold")
+    for row in ranked(rows, goal.direction)[:SHOWN]:
+        table.add_row(*cells(row, rows))
+    return table
+
+
+def columns(rows: Sequence[Row], goal: Goal) -> list[str]:
+    """Return the names of the leaderboard's columns."""
+    return ["trial", goal.objective, *_keys(rows), "time", "state"]
+
+
+def cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """Return a row of the leaderboard."""
+    outcome = row.outcome
+    value = "-" if outcome.value is None else figure(outcome.value)
+    state = "reused" if outcome.reused else "done" if outcome.state == COMPLETE else outcome.state
+    return [
+        str(row.number),
+        value,
+        *(row.params.get(key, "-") for key in _keys(rows)),
+        f"{outcome.seconds:.1f}s",
+        f"{state}: {outcome.error}" if outcome.error else state,
+    ]
+
+
+def figure(value: float) -> str:
+    """Return an objective as people read it.
+
+    >>> figure(0.123456), figure(1e199)
+    ('0.1235', '1e+199')
+    """
+    return f"{value:.{'4f' if abs(value) < 1e4 else '4g'}}"
+
+
+def command(winner: Row) -> str:
+    """Return the command that makes a trial the project's own result: with all that its settings depend on.
+
+    >>> from pathlib import Path
+    >>> from pipeline.study.trial import Outcome
+    >>> given = ("net=keras", "keras.units=[64,32]", "tracking.uri=null")
+    >>> command(Row(0, {}, Outcome("complete", given)))
+    "dvc exp run -S 'keras.units=[64,32]'"
+    """
+    told = [text for text in winner.outcome.overrides if not _is_no_result(text)]
+    return " ".join(["dvc exp run", *(f"-S {shlex.quote(text)}" for text in told)])
+
+
+def show_end(rows: Sequence[Row], goal: Goal, address: str | None) -> None:
+    """Print the leaderboard, where the trials are compared, and the winner's command."""
+    from rich.console import Console
+
+    from pipeline.compare import width_of
+
+    table = leaderboard(rows, goal)
+    console = Console()
+    if not console.is_terminal:  # a pipe: one line a trial
+        console = Console(width=width_of(table))
+    console.print(table)
+    lines = []
+    if len(rows) > SHOWN:
+        lines.append(f"... and {len(rows) - SHOWN} more, in MLflow")
+    n_pruned, n_failed = count(rows, PRUNED), count(rows, FAILED)
+    if n_pruned or n_failed:
+        lines.append(f"{len(rows)} trials, of which {n_pruned} pruned and {n_failed} failed")
+    if address:
+        lines.append(f"compared: {address}")
+    winner = best(rows, goal.direction)
+    if winner:
+        lines.append(f"the winner as the project's own result: {command(winner)}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def check_failures(rows: Sequence[Row], max_rate: float) -> None:
+    """Raise SweepError if too many trials have failed, or all."""
+    failed = [row for row in rows if row.outcome.state == FAILED]
+    if failed and (len(failed) == len(rows) or len(failed) / len(rows) > max_rate):
+        raise SweepError(
+            f"{len(failed)} of {len(rows)} trials failed, where max_failure_rate is {max_rate:g}; "
+            f"the first, {failed[0].number}: {failed[0].outcome.error}"
+        )
+
+
+def _line(row: Row, rows: Sequence[Row], goal: Goal) -> str:
+    outcome = row.outcome
+    state = "reused" if outcome.reused else "" if outcome.state == COMPLETE else outcome.state
+    value = "" if outcome.value is None else f"{goal.objective} {figure(outcome.value)}"
+    params = " ".join(f"{key}={value}" for key, value in row.params.items())
+    told = (f"trial {row.number} ({len(rows)}/{goal.n_trials})", state, outcome.error or value, params)
+    return "  ".join(filter(None, (*told, _so_far(rows, goal))))
+
+
+def _so_far(rows: Sequence[Row], goal: Goal) -> str:
+    winner = best(rows, goal.direction)
+    n_failed = count(rows, FAILED)
+    value = winner.outcome.value if winner else None
+    told = "" if winner is None or value is None else f"best {figure(value)} (trial {winner.number})"
+    return "  ".join(filter(None, (told, f"{n_failed} failed" if n_failed else "")))
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.params))
+
+
+def _is_no_result(override: str) -> bool:
+    """Return whether an override changes nothing that a stage makes."""
+    key = override.lstrip("+~").partition("=")[0]
+    return key in NOT_RESULTS or key.startswith(tuple(name for name in NOT_RESULTS if name[-1] in "./"))

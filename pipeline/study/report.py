@@ -1,0 +1,169 @@
+"""A sweep in MLflow: one parent run with the leaderboard, the best so far and what mattered; its trials are children.
+
+The one module of a sweep that knows of tracking. It is called again where a sweep is continued, and adds what is new.
+"""
+
+import csv
+import io
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline import tracking
+from pipeline.config import Settings
+from pipeline.errors import DataError
+from pipeline.study.board import Goal, best, cells, columns, command, count, ranked
+from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Row
+from pipeline.tracking.address import redact
+from pipeline.tracking.records import find_record
+
+if TYPE_CHECKING:
+    import optuna
+
+COMPARED = 20  # trials on the page of the comparison: more curves are not legible
+NOTED = 10  # rows of the leaderboard in the run's description
+WAIT_SECONDS = 15.0  # for the runs of other processes to reach MLflow, at most
+ENOUGH = 4  # complete trials, for importances to mean anything
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as MLflow shows it.
+
+    Attributes:
+        settings: those of tracking are read.
+        record_id: of the parent's record, the same in all processes and after a restart.
+        name: the parent run's.
+        space: what varies, as given.
+        goal: what is sought.
+        keep_models: how many trials get their whole model.
+    """
+
+    settings: Settings
+    record_id: str
+    name: str
+    space: Mapping[str, str]
+    goal: Goal
+    keep_models: int
+
+
+def begin(sweep: Sweep) -> tracking.Run:
+    """Return the parent run, open."""
+    goal = sweep.goal
+    params = {"objective": goal.objective, "direction": goal.direction, **sweep.space}
+    tags = {"sweep": sweep.name, "sweep.n_trials": str(goal.n_trials)}
+    return tracking.open_parent(sweep.settings, sweep.record_id, f"sweep {sweep.name}", params, tags)
+
+
+def tell(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row], importances: Mapping[str, float]) -> None:
+    """Write what came of a sweep into its parent run.
+
+    Args:
+        sweep: what it is.
+        parent: its run, which `begin` gave.
+        rows: all trials.
+        importances: by what varies, adding up to 1; empty where they are not known.
+    """
+    _add_history(sweep, parent, rows)
+    if importances:
+        parent.log_text(json.dumps(importances, indent=2) + "\n", "importances.json")
+    parent.log_text(_as_csv(rows, sweep.goal), "leaderboard.csv")
+    winner = best(rows, sweep.goal.direction)
+    tags = {f"n_{state}": str(count(rows, state)) for state in (COMPLETE, PRUNED, FAILED)}
+    if winner:
+        tags |= {"best.trial": str(winner.number), "best.command": command(winner)}
+        tags |= {f"best.{key}": value for key, value in winner.params.items()}
+    parent.set_tags(tags | {"mlflow.note.content": _note(rows, sweep.goal, importances)})
+    _keep_models(sweep, rows)
+
+
+def compared(sweep: Sweep, rows: Sequence[Row]) -> str | None:
+    """Return where the best trials are compared, as soon as MLflow has them; None if it has none."""
+    store = redact(tracking.tracking_uri(sweep.settings))
+    wanted = [row.outcome.record_id for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id][:COMPARED]
+    latest = time.monotonic() + WAIT_SECONDS
+    while True:
+        found = [_run_id(record_id, store) for record_id in wanted]
+        if all(found) or time.monotonic() > latest:
+            break
+        time.sleep(0.2)
+    run_ids = [run_id for run_id in found if run_id]
+    return tracking.shown_at(sweep.settings, run_ids) if run_ids else None
+
+
+def importances_of(study: "optuna.Study") -> dict[str, float]:
+    """Return how much of the differences between a study's trials each parameter explains; empty: unknown."""
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    if len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))) < ENOUGH:
+        return {}
+    try:
+        found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    except (ValueError, RuntimeError) as error:  # all values equal, for one
+        log.debug("no importances: %s", error)
+        return {}
+    return {name: round(value, 4) for name, value in found.items() if value == value}  # noqa: PLR0124 – not NaN
+
+
+def _add_history(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> None:
+    """Add a point for each trial that the run has none of: its objective, and the best up to it."""
+    goal = sweep.goal
+    n_known = int(find_record(sweep.record_id).state.tags.get("sweep.n_points", 0))
+    for i, row in enumerate(rows):
+        if i < n_known or row.outcome.value is None:
+            continue
+        points = {goal.objective: row.outcome.value}
+        so_far = best(rows[: i + 1], goal.direction)
+        if so_far and so_far.outcome.value is not None:
+            points[f"best_{goal.objective}"] = so_far.outcome.value
+        parent.on_epoch_end(row.number, points)
+    parent.set_tags({"sweep.n_points": str(len(rows))})
+
+
+def _as_csv(rows: Sequence[Row], goal: Goal) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns(rows, goal), "record"])
+    for row in ranked(rows, goal.direction):
+        writer.writerow([*cells(row, rows), row.outcome.record_id or ""])
+    return text.getvalue()
+
+
+def _note(rows: Sequence[Row], goal: Goal, importances: Mapping[str, float]) -> str:
+    """Return the run's description, as Markdown."""
+    names = columns(rows, goal)
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines += [f"| {' | '.join(cells(row, rows))} |" for row in ranked(rows, goal.direction)[:NOTED]]
+    winner = best(rows, goal.direction)
+    if winner:
+        lines += ["", f"The winner as the project's own result: `{command(winner)}`"]
+    if importances:
+        told = ", ".join(f"{name} {value:.0%}" for name, value in importances.items())
+        lines += ["", f"What the differences come from: {told}"]
+    return "\n".join(lines)
+
+
+def _keep_models(sweep: Sweep, rows: Sequence[Row]) -> None:
+    """Have MLflow make the models of the best trials, and remove what those of the others would be made from."""
+    own = [row for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id and not row.outcome.reused]
+    for place, row in enumerate(own):
+        try:
+            if place >= sweep.keep_models or row.outcome.state != COMPLETE:
+                tracking.drop_model_of(str(row.outcome.record_id))
+            else:
+                tracking.log_model_of(sweep.settings, str(row.outcome.record_id))
+        except DataError as error:  # it was made on another machine, or removed
+            log.debug("trial %d: %s", row.number, error)
+
+
+def _run_id(record_id: str, store: str) -> str | None:
+    try:
+        return find_record(record_id).delivered(store).run_id
+    except DataError:
+        return None

@@ -1,0 +1,105 @@
+"""The studies: one journal file each in studies/, or a database that is named; both serve several processes."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import SettingsError
+from pipeline.study.options import Direction
+from pipeline.tracking.address import redact
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+
+STUDIES = Path("studies")
+WAIT_SECONDS = 60  # for another process's write to SQLite
+
+
+def open_study(storage: str | None, name: str, direction: Direction) -> "optuna.Study":
+    """Return a study, made where there is none.
+
+    A journal file costs the least of what Optuna offers: 1.5 ms a write and 23 ms to make, where SQLite takes 15 ms
+    and 1.2 s; and a process that is killed in a write leaves half a line at most, which the next one cuts off.
+
+    Args:
+        storage: an address, a file, or None for studies/<name>.journal.
+        name: the study's.
+        direction: minimize or maximize, for a new one.
+
+    Raises:
+        SettingsError: the storage cannot be opened.
+    """
+    import optuna
+
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.create_study(
+            storage=_storage(storage or str(STUDIES / f"{name}.journal")),
+            study_name=name,
+            direction=direction,
+            load_if_exists=True,
+        )
+    except Exception as error:  # Optuna's, SQLAlchemy's, a missing driver's, the file system's
+        reason = redact(" ".join(str(error).split()))
+        raise SettingsError(f"hydra.sweeper.storage: {redact(str(storage))} cannot be opened: {reason}") from None
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the lock of a study: one process of this machine sets it up or ends it at a time."""
+    from filelock import FileLock
+
+    STUDIES.mkdir(exist_ok=True)
+    with FileLock(STUDIES / f"{name}.lock"):
+        yield
+
+
+def _storage(address: str) -> "BaseStorage":
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if "://" in address:
+        waits = {"connect_args": {"timeout": WAIT_SECONDS}} if address.startswith("sqlite") else {}
+        return RDBStorage(address, engine_kwargs=waits)
+    path = Path(address).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backend = JournalFileBackend(str(path), _journal_lock(path))
+    return JournalStorage(backend)
+
+
+def _journal_lock(path: Path) -> "optuna.storages.journal._file.BaseJournalFileLock":
+    """Return a lock that the system frees when its holder dies; Optuna's own keeps the others waiting for 30 s."""
+    from filelock import FileLock
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+    class Lock(BaseJournalFileLock):
+        def __init__(self) -> None:
+            self._lock = FileLock(f"{path}.lock")
+
+        def acquire(self) -> bool:
+            self._lock.acquire(poll_interval=0.002)
+            cut_half_line(path)
+            return True
+
+        def release(self) -> None:
+            self._lock.release()
+
+    return Lock()
+
+
+def cut_half_line(path: Path) -> None:
+    """Cut off what a killed process has left of its last line; nobody else may be writing."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

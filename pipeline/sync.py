@@ -1,0 +1,121 @@
+"""`python -m pipeline.sync`: brings to MLflow the records of runs that it lacks, whole; done twice, nothing doubles.
+
+A store lacks what was recorded while its server was away, or by a process that was killed. `--to URI` brings every
+record on this disk to another store, `--from URI` the runs of another store to this one.
+"""
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.command import command
+from pipeline.config import PARAMS_FILE, Settings, load_params
+from pipeline.tracking import store_root, tracking_uri
+from pipeline.tracking.delivery import Destination, deliver
+from pipeline.tracking.records import Record, State, all_records
+from pipeline.tracking.store import absolute, check_uri, reason, records_folder
+
+SHORT_ID = 8
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Counts:
+    """How many records were brought, could not be, or are still being written."""
+
+    brought: int = 0
+    failed: int = 0
+    in_use: int = 0
+
+    def __str__(self) -> str:
+        """Return them as people read them."""
+        told = [f"{self.brought} brought"]
+        told += [f"{self.failed} could not be: done again, this goes on where it ended"] if self.failed else []
+        told += [f"{self.in_use} left alone, as their process still works on them"] if self.in_use else []
+        return ", ".join(told)
+
+
+def waiting(key: str, *, every: bool) -> list[Record]:
+    """Return the records that a store lacks, parents first, then the oldest.
+
+    Args:
+        key: the store's address without secrets.
+        every: also those that were meant for another store.
+    """
+    found = [(record, record.opening) for record in all_records()]
+    lacking = [
+        (record, opening) for record, opening in found if (every or opening.store == key) and record.waits_for(key)
+    ]
+    return [record for record, _ in sorted(lacking, key=lambda one: (one[1].parent is not None, one[1].start_time))]
+
+
+def run(records: list[Record], to: Destination) -> Counts:
+    """Bring records to a store, a line each; one whose process is dead is ended first.
+
+    Args:
+        records: parents before their children.
+        to: the store.
+    """
+    counts = Counts()
+    for record in records:
+        if record.is_in_use:
+            counts.in_use += 1
+            continue
+        opening = record.opening
+        died = record.end_if_dead()
+        try:
+            has = deliver(record, to)
+        except Exception as error:  # of MLflow, the network or a database: the other records may still pass
+            counts.failed += 1
+            log.warning("%s  %s: %s", record.id[:SHORT_ID], opening.name, reason(error))
+            continue
+        counts.brought += 1
+        log.info("%s  %s: %s", record.id[:SHORT_ID], opening.name, _told(record.state, died, str(has.run_id)))
+    return counts
+
+
+def _told(state: State, died: bool, run_id: str) -> str:
+    return f"{'its process died: ' if died else ''}{state.status}, run {run_id}"
+
+
+@command
+def main() -> None:
+    """Parse the command line, and exit with 1 if something could not be brought."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.sync", description=__doc__)
+    parser.add_argument("--to", metavar="URI", help="bring every record to this store, whichever it was meant for")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="URI",
+        help="bring the runs of this store, of the experiment of the same name",
+    )
+    given = parser.parse_args()
+    settings = load_params(PARAMS_FILE if PARAMS_FILE.is_file() else store_root() / PARAMS_FILE)
+    uri = absolute(given.to) if given.to else tracking_uri(settings)
+    check_uri(uri)
+    to = Destination(uri)
+    records = _imported(given.source, settings, to) if given.source else waiting(to.key, every=bool(given.to))
+    if not records:
+        log.info("nothing waits for %s", to.key)
+        return
+    to.experiment_id(settings.tracking.experiment)  # if the store is away, that is one line
+    counts = run(records, to)
+    log.info("%s: %s", to.key, counts)
+    if counts.failed:
+        sys.exit(1)
+
+
+def _imported(source: str, settings: Settings, to: Destination) -> list[Record]:
+    """Return the runs of another store as records on this disk, those that the destination lacks."""
+    from pipeline.tracking.importing import import_runs
+
+    uri = absolute(source) if "://" in source else f"sqlite:///{Path(source).absolute()}"
+    imported = import_runs(uri, settings.tracking.experiment, to.key, records_folder())
+    return [record for record in imported if record.waits_for(to.key)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""`python -m pipeline.tracking.courier`: brings records to MLflow, so that the training itself never waits for it.
+
+A process beside the training, in a session of its own: it outlives Ctrl-C and the death of the training, whose runs
+it then ends. It is told by lines of JSON on stdin which record goes where ({"open": folder, "uri": address}) and
+which has ended ({"end": folder}), reads the rest from the records themselves, and says on stdout what became of them:
+
+    {"record": id, "run_id": id, "experiment_id": id}    the run is there
+    {"record": id, "moved": true}                        a step further
+    {"record": id, "whole": true}                        the store has all of it
+    {"record": id, "away": reason}                       the store does not answer, or refuses
+    {"uri": address, "waiting": n}                       so many earlier records wait for that store
+"""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.tracking.delivery import Destination, deliver
+from pipeline.tracking.records import RUNNING, Record, all_records
+from pipeline.tracking.store import reason
+
+POLL_SECONDS = 0.5  # a live curve lags by this much
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that did not answer is asked again; it doubles
+LAST_TRIES = (0.0, 1.0, 4.0)  # seconds before each, once the training is gone
+FREE_TRIES = 20  # each 50 ms
+NICENESS = 5  # where processors are few, the training comes first
+
+Say = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Store:
+    """A destination, and when it is to be asked again if it did not answer."""
+
+    to: Destination
+    ask_at: float = 0.0
+    wait: float = FIRST_WAIT
+    counted: bool = False
+
+    def answered(self) -> None:
+        """Note that it did."""
+        self.wait = FIRST_WAIT
+
+    def was_away(self) -> None:
+        """Note that it did not."""
+        self.ask_at = time.monotonic() + self.wait
+        self.wait = min(2 * self.wait, LONGEST_WAIT)
+
+
+@dataclass
+class Errand:
+    """A record on its way, which it is marked by."""
+
+    record: Record
+    store: Store
+    in_use: BinaryIO
+    run_id: str | None = None
+    ended: bool = False  # nothing more will be written to it
+    due: bool = False  # it is to be tried now, whenever its store was to be asked again
+
+
+@dataclass
+class Courier:
+    """What is on its way."""
+
+    say: Say
+    errands: dict[str, Errand] = field(default_factory=dict)
+    stores: dict[str, Store] = field(default_factory=dict)
+
+    def take(self, order: dict[str, str]) -> None:
+        """Do what a line of stdin says."""
+        if "open" in order:
+            record = Record(Path(order["open"]))
+            store = self.stores.setdefault(order["uri"], Store(Destination(order["uri"])))
+            self.errands[record.id] = Errand(record, store, record.use())
+        elif order.get("end") in self.errands:
+            errand = self.errands[order["end"]]
+            errand.ended = errand.due = True
+
+    def go_round(self) -> None:
+        """Bring each record a step further, if its store is to be asked."""
+        for errand in list(self.errands.values()):
+            if errand.due or time.monotonic() >= errand.store.ask_at:
+                errand.due = False
+                self._try(errand)
+
+    def _try(self, errand: Errand) -> None:
+        record, store = errand.record, errand.store
+        ended = errand.ended  # as of now: what is written from here on is brought by the next round
+        try:
+            has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}))
+        except Exception as error:  # MLflow, the network and the databases have too many to name
+            store.was_away()
+            self.say({"record": record.id, "away": reason(error)})
+            return
+        store.answered()
+        if has.run_id != errand.run_id:
+            errand.run_id = has.run_id
+            experiment_id = store.to.experiment_id(record.opening.experiment)
+            self.say({"record": record.id, "run_id": has.run_id, "experiment_id": experiment_id})
+        self._count(store)
+        if ended:
+            self.errands.pop(record.id).in_use.close()
+            self.say({"record": record.id, "whole": True})
+
+    def _count(self, store: Store) -> None:
+        """Say once how many records of earlier times a store lacks."""
+        if store.counted:
+            return
+        store.counted = True
+        mine = [record for record in all_records() if record.opening.store == store.to.key]
+        waiting = sum(record.waits_for(store.to.key) and not record.is_in_use for record in mine)
+        if waiting:
+            self.say({"uri": store.to.key, "waiting": waiting})
+
+    def finish(self) -> None:
+        """End what the training, which is gone, has left open; bring all that can be brought in a few seconds."""
+        for errand in self.errands.values():
+            errand.in_use.close()  # it is used by nobody now, if not by another process
+            errand.ended = True
+            _end(errand.record)
+        for seconds in LAST_TRIES:
+            if self.errands:
+                time.sleep(seconds)
+            for errand in self.errands.values():
+                errand.due = True
+            self.go_round()
+
+
+def _end(record: Record) -> None:
+    """End a record whose process is gone, unless another one writes it too; its lock may be freed a bit later."""
+    for _ in range(FREE_TRIES):
+        if record.state.status != RUNNING or record.end_if_dead():
+            return
+        time.sleep(0.05)
+
+
+def run(lines: "queue.Queue[bytes | None]", say: Say) -> None:
+    """Work until stdin ends.
+
+    Args:
+        lines: of stdin; None at its end.
+        say: writes a line to stdout.
+    """
+    courier = Courier(say)
+    ended = False
+    while not ended:
+        waiting = [_next(lines, POLL_SECONDS if courier.errands else None)]
+        while not lines.empty():
+            waiting.append(lines.get())
+        for line in waiting:
+            ended = ended or line is None
+            if line:
+                courier.take(json.loads(line))
+        courier.go_round()
+    courier.finish()
+
+
+def _next(lines: "queue.Queue[bytes | None]", seconds: float | None) -> bytes | None:
+    """Return the next line, None at the end, or an empty one if none has come in so many seconds."""
+    try:
+        return lines.get(timeout=seconds)
+    except queue.Empty:
+        return b""
+
+
+def _warm_up() -> None:
+    """Import now, beside the training, what the end of the first run would otherwise wait for."""
+    import mlflow.pyfunc  # noqa: F401
+
+
+def _read(lines: "queue.Queue[bytes | None]") -> None:
+    for line in sys.stdin.buffer:
+        lines.put(line)
+    lines.put(None)
+
+
+def main() -> None:
+    """Talk over stdin and stdout; nothing else is printed."""
+    os.nice(NICENESS)
+    warnings.simplefilter("ignore")
+    logging.disable()
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints is no answer
+
+    def say(answer: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the training is gone
+            answers.write(json.dumps(answer) + "\n")
+
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    _warm_up()
+    run(lines, say)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Brings a record to an MLflow store: what the courier does while a run goes on, and `pipeline.sync` afterwards.
+
+It may break off at any moment and be done again: runs are found by the tag `record`, points and params that a store
+has already change nothing there, and what it has got is noted in the record after each step.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pipeline.tracking.address import redact
+from pipeline.tracking.models import RECORD_TAG, has_parts, log_model
+from pipeline.tracking.records import RUNNING, Delivered, Record, find_record
+from pipeline.tracking.store import client_of, open_experiment, patiently
+
+LARGEST_BATCH = 1000  # metrics, and of tags and params 100, that MLflow takes in one call
+LARGEST_TAG = 5000  # characters; what the smallest limit of an MLflow server lets pass
+NAME_TAG = "mlflow.runName"
+PARENT_TAG = "mlflow.parentRunId"
+
+
+class Destination:
+    """A store that records are brought to; it is first spoken to when something is."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.key = redact(uri)
+        self._client: Any = None
+        self._experiments: dict[str, str] = {}
+
+    @property
+    def client(self) -> Any:
+        """Return MLflow's client of the store."""
+        if self._client is None:
+            self._client = client_of(self.uri)
+        return self._client
+
+    def experiment_id(self, name: str) -> str:
+        """Return the id of an experiment; it is made, as is the store, if there is none."""
+        if name not in self._experiments:
+            self._experiments[name] = patiently(self.uri, lambda: open_experiment(self.uri, name))
+        return self._experiments[name]
+
+    def write(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Return what a method of the client returns that writes."""
+        return patiently(self.uri, lambda: getattr(self.client, method)(*arguments, **options))
+
+
+def deliver(record: Record, to: Destination, on_progress: Callable[[], None] = lambda: None) -> Delivered:
+    """Bring a store all that it lacks of a record, and return what it then has.
+
+    Args:
+        record: of a run that may still go on.
+        to: the store.
+        on_progress: called after each step.
+
+    Raises:
+        Exception: whatever MLflow raises where the store does not answer, or refuses; what it has got stays noted.
+    """
+    with record.delivering():
+        seen = record.fingerprint()
+        state = record.state
+        has = _ensure_run(record, to)
+        on_progress()
+        for step in (_bring_points, _bring_tags, _bring_artifacts, _bring_model, _bring_end):
+            has = step(record, to, has, on_progress)
+        if state.status != RUNNING and seen == record.fingerprint() and has.whole != seen:
+            has = _note(record, to, replace(has, whole=seen))
+    return has
+
+
+def _note(record: Record, to: Destination, has: Delivered) -> Delivered:
+    record.save_delivered(to.key, has)
+    return has
+
+
+def _ensure_run(record: Record, to: Destination) -> Delivered:
+    """Return what the store has, where that is at least the run; parents come before their children."""
+    has = record.delivered(to.key)
+    if has.run_id is not None:
+        return has
+    opening = record.opening
+    experiment_id = to.experiment_id(opening.experiment)
+    found = to.client.search_runs([experiment_id], f"tags.{RECORD_TAG} = '{record.id}'", max_results=1)
+    run_id = found[0].info.run_id if found else _create_run(record, to, experiment_id)
+    _bring_params(record, to, run_id)
+    return _note(record, to, Delivered(run_id))
+
+
+def _create_run(record: Record, to: Destination, experiment_id: str) -> str:
+    opening = record.opening
+    tags = {RECORD_TAG: record.id}
+    if opening.parent:
+        parent = _run_of_parent(opening.parent, to, experiment_id)
+        tags |= {PARENT_TAG: parent} if parent else {}
+    made = to.write("create_run", experiment_id, start_time=opening.start_time, tags=tags, run_name=opening.name)
+    return str(made.info.run_id)
+
+
+def _run_of_parent(record_id: str, to: Destination, experiment_id: str) -> str | None:
+    """Return the MLflow run of a parent's record, made if need be; None: the record is gone and no run had its id."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        parent = find_record(record_id)
+        with parent.delivering():
+            return _ensure_run(parent, to).run_id
+    found = to.client.search_runs([experiment_id], f"tags.{RECORD_TAG} = '{record_id}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
+
+
+def _bring_params(record: Record, to: Destination, run_id: str) -> None:
+    """Bring what is known from the start; it changes nothing where the store has it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    opening = record.opening
+    params = [Param(name, value) for name, value in opening.params.items()]
+    for first in range(0, len(params), 100):
+        to.write("log_batch", run_id, params=params[first : first + 100])
+    datasets = [
+        DatasetInput(
+            Dataset(
+                name=one["name"],
+                digest=one["digest"],
+                source_type="local",
+                source=one["source"],
+                profile=json.dumps({"num_rows": one["n_rows"]}),
+            ),
+            tags=[InputTag("mlflow.data.context", one["context"])],
+        )
+        for one in opening.datasets
+    ]
+    if datasets:
+        to.write("log_inputs", run_id, datasets)
+
+
+def _bring_points(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
+    from mlflow.entities import Metric
+
+    batch: list[Metric] = []
+    offset = has.offset
+    for points, behind in record.points(has.offset):
+        if len(batch) + len(points.metrics) > LARGEST_BATCH:
+            to.write("log_batch", has.run_id, metrics=batch)
+            has = _note(record, to, replace(has, offset=offset))
+            on_progress()
+            batch = []
+        batch += [Metric(name, value, points.time, points.step) for name, value in points.metrics.items()]
+        offset = behind
+    if batch:
+        to.write("log_batch", has.run_id, metrics=batch)
+        has = _note(record, to, replace(has, offset=offset))
+        on_progress()
+    return has
+
+
+def _bring_tags(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
+    from mlflow.entities import RunTag
+
+    tags = record.state.tags
+    new = {name: value for name, value in tags.items() if has.tags.get(name) != value}
+    if not new:
+        return has
+    name = new.pop(NAME_TAG, None)
+    if name:
+        to.write("update_run", has.run_id, name=name)
+    changed = [RunTag(key, value[:LARGEST_TAG]) for key, value in new.items()]
+    for first in range(0, len(changed), 100):
+        to.write("log_batch", has.run_id, tags=changed[first : first + 100])
+    on_progress()
+    return _note(record, to, replace(has, tags=tags))
+
+
+def _bring_artifacts(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
+    for name, stamp in record.artifacts().items():
+        if has.artifacts.get(name) != stamp:
+            folder = name.rpartition("/")[0] or None
+            to.client.log_artifact(has.run_id, str(record.folder / "artifacts" / name), folder)
+            has = _note(record, to, replace(has, artifacts=has.artifacts | {name: stamp}))
+            on_progress()
+    return has
+
+
+def _bring_model(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
+    if has.model_id or not record.state.model or not has_parts(record):
+        return has
+    experiment_id = to.experiment_id(record.opening.experiment)
+    model_id = patiently(to.uri, lambda: log_model(to.client, experiment_id, str(has.run_id), record))
+    on_progress()
+    return _note(record, to, replace(has, model_id=model_id))
+
+
+def _bring_end(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
+    state = record.state
+    ended = (state.status, state.end_time)
+    if ended == has.ended:
+        return has
+    if state.status == RUNNING:
+        to.write("update_run", has.run_id, status=RUNNING)
+    else:
+        to.write("set_terminated", has.run_id, state.status, state.end_time)
+    on_progress()
+    return _note(record, to, replace(has, ended=ended))

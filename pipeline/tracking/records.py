@@ -1,0 +1,342 @@
+"""The record of a run on disk: plain files, written as the run goes. MLflow shows what stands here.
+
+    run.json        what is known at the start: name, params, datasets, parent
+    metrics.jsonl   a line an epoch, appended: {"time": ms, "step": 1, "metrics": {"loss": 0.5, ...}}
+    state.json      what changes: tags, how it ended, whether an MLflow model is to be made of it
+    artifacts/      settings.yaml, code.diff, weights.npz, history.csv, pictures/...
+    model/          what the MLflow model is made from, see models.py
+    delivered.json  by store: what it has got of all this
+
+Each write is whole or not at all, also if the process is killed in it: files are replaced, and a last line of
+metrics.jsonl that is cut is no line. This module imports neither mlflow nor numpy.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import DataError
+from pipeline.files import replacing
+from pipeline.tracking.address import redact
+from pipeline.tracking.locks import hold, is_held, locked
+from pipeline.tracking.store import records_folder
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # as MLflow names them
+DIED = "its process ({pid} on {host}) died before it ended the run: killed, out of memory, or the machine went down"
+
+
+def now() -> int:
+    """Return the milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a run as it starts.
+
+    Attributes:
+        name: the run's name.
+        store: the address of the store that it goes to, without user, password and query.
+        experiment: the MLflow experiment.
+        params: by name.
+        datasets: of each its name, digest, source, n_rows and context.
+        parent: the record of the run that this one is part of; or None.
+        start_time: milliseconds since 1970.
+        pid: the process that writes the record.
+        host: its machine.
+    """
+
+    name: str
+    store: str
+    experiment: str
+    params: dict[str, str] = field(default_factory=dict)
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    parent: str | None = None
+    start_time: int = field(default_factory=now)
+    pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
+
+
+@dataclass(frozen=True)
+class State:
+    """What of a run changes.
+
+    Attributes:
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        end_time: milliseconds since 1970; None while it runs.
+        tags: by name.
+        model: whether MLflow is to have a model made from model/.
+    """
+
+    status: str = RUNNING
+    end_time: int | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    model: bool = False
+
+
+@dataclass(frozen=True)
+class Points:
+    """The metrics of one moment: milliseconds since 1970, the step, the values by name."""
+
+    time: int
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a store has got of a record.
+
+    Attributes:
+        run_id: the run in MLflow; None: not even that.
+        offset: how many bytes of metrics.jsonl.
+        tags: those that it has.
+        artifacts: by name their stamps, see `Record.artifacts`.
+        model_id: the MLflow model; None: there is none.
+        ended: the status and the end time that it knows.
+        whole: the fingerprint of the ended record of which it has all; None: something is missing.
+    """
+
+    run_id: str | None = None
+    offset: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    model_id: str | None = None
+    ended: tuple[str, int | None] = (RUNNING, None)
+    whole: str | None = None
+
+
+class Record:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.id = folder.name
+        self._own = folder / "state.lock"
+
+    @classmethod
+    def create(
+        cls, opening: Opening, tags: Mapping[str, str], record_id: str | None = None, folder: Path | None = None
+    ) -> "Record":
+        """Return a new record, or the one that has this id; run.json comes last: without it a folder is no record."""
+        record = cls((folder or records_folder()) / (record_id or uuid.uuid4().hex))
+        record.folder.mkdir(parents=True, exist_ok=True)
+        with locked(record._own):
+            if not (record.folder / "run.json").exists():
+                _write(record.folder / "state.json", asdict(State(tags=dict(tags))))
+                _write(record.folder / "run.json", asdict(opening))
+        return record
+
+    @classmethod
+    def begin(
+        cls, opening: Opening, tags: Mapping[str, str], record_id: str | None = None
+    ) -> "tuple[Record, BinaryIO]":
+        """Return a record as `create` does, and what marks it as in use, which it is before it is there."""
+        record_id = record_id or uuid.uuid4().hex
+        record = cls(records_folder() / record_id)
+        record.folder.mkdir(parents=True, exist_ok=True)
+        in_use = record.use()
+        return cls.create(opening, tags, record_id), in_use
+
+    @property
+    def opening(self) -> Opening:
+        """Return what was known at the start."""
+        return Opening(**_read(self.folder / "run.json"))
+
+    @property
+    def state(self) -> State:
+        """Return what changes, as it now is."""
+        return State(**_read(self.folder / "state.json"))
+
+    def change(self, tags: Mapping[str, str] | None = None, **fields: Any) -> None:
+        """Set tags, which are freed of passwords, and the given fields of the state."""
+        with locked(self._own):
+            state = self.state
+            merged = state.tags | {name: redact(value) for name, value in (tags or {}).items()}
+            _write(self.folder / "state.json", asdict(replace(state, tags=merged, **fields)))
+
+    def end_if_dead(self) -> bool:
+        """End the record as KILLED if nobody writes it any more; return whether that was so."""
+        state = self.state
+        if state.status != RUNNING or self.is_in_use:
+            return False
+        opening = self.opening
+        self.change(
+            {"error": DIED.format(pid=opening.pid, host=opening.host)}, status=KILLED, end_time=self._last_sign()
+        )
+        return True
+
+    def _last_sign(self) -> int:
+        """Return when the record was last written to, in milliseconds."""
+        paths = (self.folder / name for name in ("run.json", "metrics.jsonl", "state.json"))
+        return max(path.stat().st_mtime_ns for path in paths if path.exists()) // 1_000_000
+
+    def use(self) -> BinaryIO:
+        """Return what marks the record as in use, by this process among others, until it is closed or this dies."""
+        return hold(self.folder / "use.lock", shared=True)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Return whether a process still writes the record, or delivers it."""
+        return is_held(self.folder / "use.lock")
+
+    def delivering(self) -> Any:
+        """Return the lock that whoever delivers the record holds, as a context manager."""
+        return locked(self.folder / "delivery.lock")
+
+    def points(self, offset: int = 0) -> Iterator[tuple[Points, int]]:
+        """Yield the lines of metrics.jsonl from `offset` on, each with the offset behind it; none that is broken."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                offset += len(line)
+                found = _points(line)
+                if found:
+                    yield found, offset
+
+    @property
+    def points_size(self) -> int:
+        """Return the bytes of metrics.jsonl."""
+        path = self.folder / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def write_artifact(self, name: str, content: bytes) -> None:
+        """Write an artifact; a name with slashes stands in folders."""
+        with replacing(self.folder / "artifacts" / name) as new:
+            new.write_bytes(content)
+
+    def artifacts(self) -> dict[str, str]:
+        """Return the artifacts by name, and of each a stamp that changes with it; those half-written are none."""
+        root = self.folder / "artifacts"
+        found = {path.relative_to(root): path for path in sorted(root.rglob("*"))}
+        whole = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)}
+        return {str(name): _stamp(path) for name, path in whole.items() if path.is_file()}
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that a store is to have of the record."""
+        parts = [self.points_size, asdict(self.state), self.artifacts()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def delivered(self, store: str) -> Delivered:
+        """Return what a store has got, by its address without secrets."""
+        found = self._all_delivered().get(store, {})
+        return Delivered(**found | ({"ended": tuple(found["ended"])} if found else {}))
+
+    def save_delivered(self, store: str, delivered: Delivered) -> None:
+        """Keep what a store has got."""
+        _write(self.folder / "delivered.json", self._all_delivered() | {store: asdict(delivered)})
+
+    def _all_delivered(self) -> dict[str, Any]:
+        path = self.folder / "delivered.json"
+        return _read(path) if path.exists() else {}
+
+    def waits_for(self, store: str) -> bool:
+        """Return whether a store lacks something of the record, or its end."""
+        whole = self.delivered(store).whole
+        return whole is None or whole != self.fingerprint()
+
+
+class PointsWriter:
+    """Appends to metrics.jsonl, each line by one write; a full disk delays points, but ends no training."""
+
+    def __init__(self, record: Record) -> None:
+        self._file = (record.folder / "metrics.jsonl").open("ab", buffering=0)
+        self._waiting = b"\n" if _is_cut(record) else b""
+
+    def append(self, step: int, metrics: Mapping[str, float], at: int | None = None) -> None:
+        """Append the metrics of a step; `at` is in milliseconds since 1970, None: now."""
+        line = {"time": now() if at is None else at, "step": step, "metrics": dict(metrics)}
+        self._waiting += json.dumps(line).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what waits; return whether all of it could be written."""
+        try:
+            written = self._file.write(self._waiting) or 0
+        except OSError:
+            return False
+        self._waiting = self._waiting[written:]
+        return not self._waiting
+
+    def close(self) -> None:
+        """Write what waits, and close.
+
+        Raises:
+            OSError: the disk is full: the last points are lost.
+        """
+        if not self.flush():
+            self._file.write(self._waiting)  # raises what flush has kept back
+        self._file.close()
+
+
+def all_records(folder: Path | None = None) -> list[Record]:
+    """Return the records on this disk, oldest first."""
+    folders = [path.parent for path in (folder or records_folder()).glob("*/run.json")]
+    return sorted(map(Record, folders), key=lambda record: (record.folder / "run.json").stat().st_mtime_ns)
+
+
+def find_record(record_id: str) -> Record:
+    """Return a record by its id.
+
+    Raises:
+        DataError: there is none.
+    """
+    record = Record(records_folder() / record_id)
+    if not (record.folder / "run.json").is_file():
+        raise DataError(f"{record.folder}: no such record of a run")
+    return record
+
+
+def record_of_weights(weights_sha256: str, store: str) -> Record | None:
+    """Return the newest record for a store whose run has made these weights and is no reproduction; or None."""
+    for record in reversed(all_records()):
+        tags = record.state.tags
+        fits = tags.get("weights_sha256") == weights_sha256 and "reproduces" not in tags
+        if fits and record.opening.store == store:
+            return record
+    return None
+
+
+def _points(line: bytes) -> Points | None:
+    """Return what a line says; None where it is cut, or is no such line."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        found = json.loads(line)
+        metrics = {str(name): float(value) for name, value in found["metrics"].items()}
+        return Points(int(found["time"]), int(found["step"]), metrics)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _is_cut(record: Record) -> bool:
+    """Return whether metrics.jsonl ends within a line."""
+    if not record.points_size:
+        return False
+    with (record.folder / "metrics.jsonl").open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _stamp(path: Path) -> str:
+    found = path.stat()
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, content: Any) -> None:
+    with replacing(path) as new:
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,157 @@
+"""The training's end of the courier: starts it, tells it what to bring, and hears what became of it."""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from pipeline.tracking.address import redact
+from pipeline.tracking.records import Record
+from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, say_away, say_back
+
+STALLED_SECONDS = 30.0  # at the end of a run: so long without a step further, and the training waits no more
+OWN = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")  # variables that are not the courier's: each record names its store
+SYNC = "`python -m pipeline.sync` brings what is missing"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Fate:
+    """What the courier has said of a record.
+
+    Attributes:
+        run_id: the MLflow run; None: there is none yet.
+        experiment_id: its experiment.
+        settled: the store has all of it, or cannot be reached.
+        away: why not; empty: it can.
+        in_use: marks the ended record until it is settled.
+    """
+
+    run_id: str | None = None
+    experiment_id: str | None = None
+    settled: bool = False
+    away: str = ""
+    in_use: BinaryIO | None = None
+
+
+class Sender:
+    """A courier, and what it said; every method returns at once, but for `wait`."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._fates: dict[str, Fate] = {}
+        self._stores: dict[str, str] = {}
+        self._news = threading.Condition()
+        self._is_gone = False
+        self._moved = time.monotonic()
+        environment = {name: value for name, value in os.environ.items() if name not in OWN}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.tracking.courier"],
+            cwd=SOURCE_ROOT,
+            env=PATIENCE | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def is_up(self) -> bool:
+        """Return whether the courier lives."""
+        return not self._is_gone
+
+    def open(self, record: Record, uri: str) -> None:
+        """Have a record brought to a store from now on."""
+        with self._news:
+            self._fates[record.id] = Fate(run_id=record.delivered(redact(uri)).run_id)
+            self._stores[record.id] = redact(uri)
+        self._send({"open": str(record.folder), "uri": uri})
+
+    def end(self, record: Record, in_use: BinaryIO) -> None:
+        """Say that nothing more will be written to it; `in_use` marks it until the courier is done with it."""
+        with self._news:
+            fate = self._fates[record.id]
+            fate.settled, fate.in_use = self._is_gone, in_use
+        if self._is_gone:
+            in_use.close()
+        self._send({"end": record.id})
+
+    def fate(self, record: Record) -> Fate:
+        """Return what is known of a record that was opened."""
+        return self._fates[record.id]
+
+    def wait(self, record: Record) -> Fate:
+        """Return when the store has all of a record or cannot be reached, or if nothing moves for STALLED_SECONDS."""
+        fate = self._fates[record.id]
+        self._moved = time.monotonic()
+        with self._news:
+            while not fate.settled and not self._is_gone and time.monotonic() < self._moved + STALLED_SECONDS:
+                self._news.wait(timeout=self._moved + STALLED_SECONDS - time.monotonic())
+        if not fate.settled:
+            self._tell(record.id, "it has not got all of it within some seconds")
+        return fate
+
+    def _send(self, order: dict[str, str]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it is dead, as `_listen` says, which may have closed stdin
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdin is not None
+        for line in self._process.stdout:
+            with self._news:
+                self._hear(json.loads(line))
+                self._news.notify_all()
+        with self._news:
+            self._is_gone = True
+            for record_id, fate in self._fates.items():
+                if fate.in_use:
+                    fate.in_use.close()
+                if not fate.settled:
+                    self._tell(record_id, "the process that brings it has ended")
+            self._news.notify_all()
+        with contextlib.suppress(OSError):  # what it was still to be told
+            self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        self._moved = time.monotonic()
+        if "waiting" in said:
+            log.info("%s: %d earlier records wait for it; %s", said["uri"], said["waiting"], SYNC)
+            return
+        fate = self._fates[said["record"]]
+        if "run_id" in said:
+            fate.run_id, fate.experiment_id = said["run_id"], said["experiment_id"]
+        if "away" in said:
+            fate.settled, fate.away = True, said["away"]
+            self._tell(said["record"], fate.away)
+        elif fate.away:
+            fate.away = ""
+            say_back(self._stores[said["record"]])
+        fate.settled = "whole" in said or (fate.settled and bool(fate.away))
+        if fate.settled and fate.in_use:
+            fate.in_use.close()
+
+    def _tell(self, record_id: str, why: str) -> None:
+        say_away(self._stores[record_id], why, f"the run is kept in records/{record_id}, and {SYNC}")
+
+
+_senders: list[Sender] = []
+
+
+def sender() -> Sender:
+    """Return the one of this process; it starts the courier, in a few milliseconds, if there is none."""
+    if not _senders or _senders[-1].pid != os.getpid() or not _senders[-1].is_up:
+        _senders[:] = [Sender()]
+    return _senders[-1]

@@ -1,0 +1,290 @@
+"""The courier beside a training: what reaches MLflow whatever happens to the server, the training or itself."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trainer
+from servers import Server
+from tracked import CODE, DATA_MD5, rows
+from whole import assert_whole, lost_points, runs_of
+
+from pipeline import tracking, train_scratch, trained
+from pipeline.errors import DataError, Pruned, SettingsError
+from pipeline.lineage import inputs_of
+from pipeline.tracking.records import Opening, Record, find_record
+from pipeline.tracking.registry import promote
+
+ROOT = Path(__file__).resolve().parents[1]
+N_WRITERS = int(os.environ.get("TEST_WRITERS", "3"))  # the full size: 8 writers, 50 runs each
+N_RUNS = int(os.environ.get("TEST_RUNS", "4"))
+DEAD = "http://ann:secret@127.0.0.1:9/team?token=abc"
+
+pytestmark = [
+    pytest.mark.usefixtures("own_tracking"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),  # importing mlflow.pyfunc 3.17
+]
+
+
+@pytest.fixture
+def settings(settings_of, new_store, tmp_path):
+    return settings_of(
+        "net=scratch", "scratch.dataset=mnist", "scratch.epochs=3", f"tracking.uri={new_store(tmp_path)}"
+    )
+
+
+@pytest.fixture
+def client(settings):
+    import mlflow
+
+    return mlflow.MlflowClient(settings.tracking.uri)
+
+
+@pytest.fixture
+def own(environment, tmp_path):
+    """The environment of a training whose records are one test's own."""
+    return environment | {"PIPELINE_RECORDS": str(tmp_path / "records")}
+
+
+@pytest.fixture
+def start(settings):
+    return lambda **given: tracking.start_run(
+        settings, "scratch", inputs_of("mnist", rows(), DATA_MD5), code=CODE, **given
+    )
+
+
+def wait_until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_training_imports_no_mlflow_and_its_run_is_whole(settings, client, own, tmp_path):
+    said, log = trainer.finish(trainer.start(own, uri=settings.tracking.uri))
+    assert not said["imported_mlflow"]
+    assert assert_whole(client, tmp_path / "records", said["record_id"]) == said["run_id"]
+    assert log == []
+
+
+def test_without_a_server_the_training_ends_well_and_says_so_once(own, tmp_path):
+    process = trainer.start(own, uri=DEAD, n_runs=2)
+    said, log = trainer.finish(process)
+    (line,) = log
+    assert line.startswith("http://127.0.0.1:9/team: the tracking store cannot be reached (connection refused): ")
+    assert line.endswith("`python -m pipeline.sync` brings what is missing")
+    assert said["run_id"] is None
+    record = Record(tmp_path / "records" / said["record_id"])
+    assert record.state.status == "FINISHED"
+    assert {"weights.npz", "history.csv", "settings.yaml"} <= set(record.artifacts())
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "records").rglob("*") if path.is_file())
+    assert b"secret" not in everything
+    assert b"token" not in everything
+
+
+def test_without_a_server_an_evaluation_says_so_once_and_its_figures_stay(settings_of, caplog, tmp_path):
+    uri = "http://ann:secret@127.0.0.1:9/evaluated"
+    settings = settings_of("scratch.dataset=mnist", "scratch.epochs=2", f"tracking.uri='{uri}'")
+    data = rows()
+    with tracking.start_run(settings, "scratch", inputs_of("mnist", data, DATA_MD5), code=CODE) as run:
+        result = train_scratch.run(settings.scratch, data, 0, run.on_epoch_end)
+        trained.save(result, tmp_path / "net")
+        run.log_trained(result, tmp_path / "net", settings, example=data["X_test"][:2])
+    assert tracking.add_report(settings, result.weights_sha256, {"test_accuracy": 0.75}, {"curve": b"png"}) is None
+    assert tracking.add_report(settings, "0" * 64, {"test_accuracy": 0.75}, {}) is None
+    assert promote(settings, "mnist", DATA_MD5, lambda net: 0.0) is None
+    assert tracking.shown_at(settings, ["a", "b"]) == "not known, http://127.0.0.1:9/evaluated does not answer"
+    (line,) = [line for line in caplog.messages if "/evaluated" in line]
+    assert "secret" not in line
+    record = find_record(run.record_id)
+    assert [points.metrics for points, _ in record.points()][-1] == {"test_accuracy": 0.75}
+    assert "pictures/curve.png" in record.artifacts()
+
+
+def test_a_server_that_never_answers_holds_the_training_up_for_seconds_at_its_end(own, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        own |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
+        said, log = trainer.finish(trainer.start(own, uri=uri))
+    assert said["run_id"] is None
+    assert log[0].startswith(f"{uri}: the tracking store cannot be reached (no answer in time): ")
+    assert len(log) == 1
+
+
+def test_a_server_that_comes_back_gets_everything(own, tmp_path):
+    import mlflow
+
+    server = Server(tmp_path, own)
+    server.start()
+    try:
+        process = trainer.start(own, uri=server.uri, epochs=100, pause=0.02, until=str(tmp_path / "up"))
+        client = mlflow.MlflowClient(server.uri)
+        wait_until(lambda: any(run.data.metrics for run in runs_of(client)))
+        server.kill()
+        server.start()
+        (tmp_path / "up").touch()
+        said, _ = trainer.finish(process)
+        assert_whole(client, tmp_path / "records", said["record_id"])
+    finally:
+        server.kill()
+
+
+def test_a_training_that_is_killed_is_ended_in_mlflow_with_all_its_points(settings, client, own, tmp_path):
+    process = trainer.start(own, uri=settings.tracking.uri, epochs=200, pause=0.01, dies=True)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    (run,) = wait_until(lambda: [run for run in runs_of(client) if run.info.status != "RUNNING"])
+    assert run.info.status == "KILLED"
+    assert "died before it ended the run" in run.data.tags["error"]
+    record = Record(tmp_path / "records" / run.data.tags["record"])
+    assert len(list(record.points())) == 101
+    wait_until(lambda: lost_points(client, run.info.run_id, record) == 0)
+
+
+def test_a_courier_that_dies_costs_no_training(start, client, caplog):
+    with start() as first:
+        tracking.sender()._process.kill()
+        first.on_epoch_end(0, {"loss": 0.5})
+    assert any("the process that brings it has ended" in line for line in caplog.messages)
+    with start() as second:  # with a new one
+        second.on_epoch_end(0, {"loss": 0.5})
+    assert client.get_run(second.run_id).info.status == "FINISHED"
+
+
+def test_a_trial_that_is_pruned_is_killed_without_an_error(start, client):
+    with pytest.raises(Pruned), start() as run:
+        run.on_epoch_end(0, {"loss": 0.5})
+        raise Pruned
+    found = client.get_run(run.run_id)
+    assert found.info.status == "KILLED"
+    assert found.data.tags["pruned"] == "true"
+    assert "error" not in found.data.tags
+
+
+def test_an_error_with_an_address_leaves_no_password(start, client):
+    with pytest.raises(OSError, match="secret"), start() as run:
+        raise OSError("http://ann:secret@host/ does not answer")
+    assert client.get_run(run.run_id).data.tags["error"] == "OSError: http://host/ does not answer"
+
+
+def test_a_parent_is_opened_again_and_its_parts_name_it(settings, start, client):
+    parent = tracking.open_parent(settings, "p" * 32, "a sweep", {"sampler": "tpe", "none": None}, {"sweep": "s"})
+    parent.on_epoch_end(0, {"best": 0.5})
+    parent.end()
+    first = client.get_run(parent.run_id)
+    assert (first.info.status, first.info.run_name, first.data.params) == ("FINISHED", "a sweep", {"sampler": "tpe"})
+    with tracking.open_parent(settings, "p" * 32, "another name") as again:
+        with start(parent=again.record_id, tags={"trial": "3"}) as part:
+            part.on_epoch_end(0, {"loss": 0.5})
+        wait_until(lambda: client.get_run(first.info.run_id).info.status == "RUNNING")
+        again.on_epoch_end(1, {"best": 0.25})
+        again.log_text("<p>report</p>", "report.html")
+    assert again.run_id == first.info.run_id
+    found = client.get_run(again.run_id)
+    assert (found.info.status, found.info.run_name, found.data.tags["sweep"]) == ("FINISHED", "a sweep", "s")
+    assert [point.value for point in client.get_metric_history(again.run_id, "best")] == [0.5, 0.25]
+    assert [artifact.path for artifact in client.list_artifacts(again.run_id)] == ["report.html"]
+    wait_until(lambda: part.run_id)
+    tags = client.get_run(part.run_id).data.tags
+    assert (tags["mlflow.parentRunId"], tags["trial"]) == (again.run_id, "3")
+
+
+def test_a_model_is_added_to_a_run_that_had_none(settings, start, client, tmp_path):
+    data = rows()
+    with start() as run:
+        result = train_scratch.run(settings.scratch, data, 0, run.on_epoch_end)
+        trained.save(result, tmp_path / "net")
+        run.log_trained(result, tmp_path / "net", settings, example=data["X_test"][:2], with_model=False)
+    assert not client.get_run(run.run_id).outputs.model_outputs
+    tracking.log_model_of(settings, run.record_id)
+    assert len(client.get_run(run.run_id).outputs.model_outputs) == 1
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+    tracking.drop_model_of(run.record_id)
+    assert "weights.npz" in find_record(run.record_id).artifacts()
+    with pytest.raises(DataError, match="nothing that a model can be made from"):
+        tracking.log_model_of(settings, run.record_id)
+
+
+@pytest.mark.parametrize("uri", ["htp://host", "mlruns", "ftp://ann:secret@host/x"])
+def test_an_address_that_is_none_is_a_mistake_told_at_once(settings_of, uri):
+    settings = settings_of(f"tracking.uri='{uri}'")
+    started = tracking.start_run(settings, "scratch", inputs_of("mnist", rows(), DATA_MD5), code=CODE)
+    with pytest.raises(SettingsError, match="an address like sqlite:///mlflow") as caught, started:
+        pass
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_a_mistake_told_in_one_line(settings_of, tmp_path):
+    (tmp_path / "a.db").write_text("not a database, but a text of some length")
+    settings = settings_of(f"tracking.uri=sqlite:///{tmp_path / 'a.db'}")
+    with pytest.raises(SettingsError, match=r"the file is not a database$"):
+        tracking.open_store(settings)
+
+
+def test_a_damaged_database_is_told_in_one_line(settings_of, tmp_path):
+    (tmp_path / "a.db").write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
+    with pytest.raises(SettingsError, match=r"a\.db cannot be opened: "):
+        tracking.open_store(settings_of(f"tracking.uri=sqlite:///{tmp_path / 'a.db'}"))
+
+
+def test_many_writers_and_a_reader_share_one_store(settings, client, own, tmp_path):
+    ended = threading.Event()
+    failures: list[Exception] = []
+
+    def poll() -> None:
+        while not ended.wait(0.1):
+            try:
+                runs_of(client)
+            except Exception as error:  # any would be the fault that is sought
+                failures.append(error)
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    given = {"uri": settings.tracking.uri, "epochs": 20, "n_runs": N_RUNS}
+    processes = [trainer.start(own, **given) for _ in range(N_WRITERS)]
+    logs = [trainer.finish(process)[1] for process in processes]
+    ended.set()
+    reader.join()
+    assert failures == []
+    assert logs == [[]] * N_WRITERS
+    records = list((tmp_path / "records").iterdir())
+    assert len(records) == N_WRITERS * N_RUNS
+    for record in records:
+        assert_whole(client, tmp_path / "records", record.name)
+
+
+def test_the_next_run_says_how_many_records_wait(settings, own, tmp_path):
+    uri = settings.tracking.uri
+    for store in (uri, uri, "http://another"):
+        Record.create(Opening("waits", store, "neural-nets"), {}, folder=tmp_path / "records")
+    _, log = trainer.finish(trainer.start(own, uri=uri, epochs=3))
+    assert log == [f"{uri}: 2 earlier records wait for it; `python -m pipeline.sync` brings what is missing"]
+
+
+def test_two_first_starts_at_once_make_one_store(own, tmp_path):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
+    processes = [trainer.start(own, uri=uri, epochs=3) for _ in range(2)]
+    said = [trainer.finish(process)[0] for process in processes]
+    assert len(runs_of(mlflow.MlflowClient(uri))) == 2
+    assert all(one["run_id"] for one in said)
+
+
+def test_the_courier_says_nothing_of_its_own(own, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.tracking.courier"],
+        cwd=ROOT,
+        env=own,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")

@@ -1,0 +1,440 @@
+"""The parts of a study: search space, options, storage, claims, pruning, signature, leaderboard."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import Pruned, SettingsError, SweepError
+from pipeline.study import board, options, signature, slots, space, storage, sweeper, trial
+from pipeline.study.board import Goal
+from pipeline.study.composer import Composer
+from pipeline.study.space import Param
+from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
+from pipeline.study.worker import REPORTS, Watch
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLER = {"name": "tpe", "seed": 0, "startup_trials": 4}
+PRUNER = {"name": "none", "startup_trials": 5, "warmup_epochs": 1, "percentile": 25, "reduction_factor": 3}
+GIVEN = {
+    "sampler": SAMPLER,
+    "pruner": PRUNER,
+    "direction": None,
+    "n_trials": 20,
+    "n_jobs": 1,
+    "study_name": None,
+    "storage": None,
+    "max_failure_rate": 1,
+    "keep_models": 1,
+}
+RATE = "scratch.learning_rate=tag(log, interval(1e-3, 1))"
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder of the test's own, in which studies/ and multirun/ are made."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def composer():
+    """Return Hydra's composing of the project's conf/, as a sweep has it."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration("config", ["hydra.job.name=train"], RunMode.MULTIRUN)
+        yield Composer(loader, master)
+
+
+def read(composer, *overrides):
+    return space.read(composer.parsed(overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("keras.l2=interval(0, 0.5)", {"low": 0.0, "high": 0.5}),
+        ("keras.dropout=interval(0, 0.5)", {"low": 0.0, "high": 0.5}),
+        ("keras.learning_rate=tag(log, interval(1e-4, 1e-1))", {"low": 1e-4, "high": 0.1, "log": True}),
+        ("keras.units=interval(32, 512)", {"low": 32, "high": 512}),
+        ("keras.units=int(interval(32, 512))", {"low": 32, "high": 512}),
+        ("keras.units=tag(log, interval(32, 512))", {"low": 32, "high": 512, "log": True}),
+        ("keras.batch_size=range(16, 64, 16)", {"low": 16, "high": 48, "step": 16}),
+        ("keras.batch_size=range(3)", {"low": 0, "high": 2, "step": 1}),
+        ("keras.units=choice(64, [256, 128])", {"choices": ("64", "[256,128]")}),
+        ("keras.learning_rate=1e-3,3e-4", {"choices": ("0.001", "0.0003")}),
+        ("net=scratch,keras", {"choices": ("scratch", "keras")}),
+        ("keras=default,deep", {"choices": ("default", "deep")}),
+        ("keras.early_stopping=null,3", {"choices": ("null", "3")}),
+    ],
+)
+def test_hydras_grammar_gives_the_space(composer, override, expected):
+    fixed, (param,) = read(composer, "seed=1", override)
+    assert fixed == ["seed=1"]
+    assert param == Param(override.split("=")[0], override.partition("=")[2], **expected)
+    assert type(param.low) is type(expected.get("low", 0))
+    param.distribution()
+
+
+def test_the_command_line_wins_over_conf(composer):
+    fixed, (param,) = read(
+        composer, "keras.units=choice(1,2)", "keras.l2=0.1", "keras.units=choice(3,4)", "keras.l2=0.2"
+    )
+    assert param.choices == ("3", "4")
+    assert fixed == ["keras.l2=0.2"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("keras.l2=interval(1, 1)", "low < high must hold in an interval, but got 1 and 1"),
+        ("keras.l2=interval(2, 1)", "low < high must hold in an interval, but got 2 and 1"),
+        ("keras.l2=tag(log, interval(0, 1))", "low > 0 must hold where an interval is tagged log, but got 0"),
+        ("keras.l2=tag(lin, interval(0, 1))", "the tag is log, but got lin"),
+        ("keras.units=interval(1.5, 3)", "whole numbers are needed, as keras.units is one"),
+        ("keras.units=range(3, 3)", "this range is empty"),
+        ("keras.units=choice(3, 3)", "one is given twice"),
+        ("keras.units=3", "a parameter that varies is needed"),
+    ],
+)
+def test_a_space_that_is_none_is_refused(composer, override, message):
+    with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
+        read(composer, override)
+
+
+def test_a_grid_has_every_combination_and_no_interval(composer):
+    _, params = read(composer, "keras.units=1,2", "keras.batch_size=range(10, 40, 10)")
+    assert space.grid(params) == [("1", 10), ("1", 20), ("1", 30), ("2", 10), ("2", 20), ("2", 30)]
+    _, params = read(composer, "keras.l2=interval(0, 1)")
+    with pytest.raises(SettingsError, match="needs values that can be counted"):
+        space.grid(params)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_trials": 0}, r"hydra.sweeper.n_trials: a whole number ≥ 1 is needed, but got 0"),
+        ({"n_jobs": 0}, "hydra.sweeper.n_jobs: a whole number ≥ 1"),
+        ({"max_failure_rate": 1.5}, r"max_failure_rate: a number in \[0, 1\]"),
+        ({"direction": "up"}, "direction: one of minimize, maximize, or null is needed, but got 'up'"),
+        ({"study_name": "../x"}, "study_name: letters, digits"),
+        ({"study_name": ".."}, "study_name: letters, digits"),
+        (
+            {"sampler": SAMPLER | {"name": "gp"}},
+            "sampler.name: one of tpe, random, grid, cmaes is needed, but got 'gp'",
+        ),
+        ({"pruner": PRUNER | {"name": "best"}}, "pruner.name: one of none, median"),
+        ({"pruner": PRUNER | {"percentile": 0}}, r"pruner.percentile: a number in \(0, 100\)"),
+    ],
+)
+def test_a_setting_that_is_not_allowed_is_named(changed, message):
+    with pytest.raises(SettingsError, match=message):
+        options.read(GIVEN | changed)
+
+
+def test_conf_holds_the_keys_that_are_read(composer):
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    master = composer.loader.load_configuration("config", ["hydra/sweeper=study"], RunMode.MULTIRUN)
+    given = OmegaConf.to_container(master.hydra.sweeper)
+    assert {key for key in given if key not in ("_target_", "params")} == GIVEN.keys()
+    options.read({key: given[key] for key in GIVEN})
+
+
+@pytest.mark.parametrize("name", ["none", "median", "percentile", "successive_halving", "hyperband"])
+def test_each_pruner_is_made(name):
+    made = options.pruner(options.read(GIVEN | {"pruner": PRUNER | {"name": name}}).pruner, 20)
+    assert name.replace("_", "").replace("none", "nop") in type(made).__name__.lower()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["keras.learning_rat=interval(0.1, 1)"], "keras.learning_rat"),
+        (["keras.learning_rate=interval(0, 1)"], "keras.learning_rate: a finite number > 0 is needed, but got 0"),
+        (["keras.units=64,0"], "keras.units: a whole number ≥ 1, or a list of them is needed, but got 0"),
+        (["net=scratch", "keras.units=64,32"], "net=scratch on synthetic reads nothing of keras"),
+        (["preprocess.validation_fraction=0.1,0"], "objective: loss or accuracy is needed"),
+        (["keras=default,shallow"], "shallow"),
+        (["objective=f1", RATE, "net=scratch"], "objective: one of loss"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_trained(composer, overrides, message):
+    from hydra.errors import HydraException
+
+    with pytest.raises((SettingsError, HydraException)) as caught:
+        sweeper.search_of(composer, GIVEN, overrides)
+    assert message in str(caught.value)
+
+
+def test_a_study_is_named_after_what_varies(composer):
+    search = sweeper.search_of(composer, GIVEN, ["net=scratch", RATE, "scratch.n_hidden=2,3"])
+    assert search.name == "scratch-synthetic-learning_rate-n_hidden"
+    assert search.folder == Path("multirun/scratch-synthetic-learning_rate-n_hidden")
+    assert search.direction == "minimize"
+    assert sweeper.search_of(composer, GIVEN, ["objective=val_accuracy", "keras.units=2,3"]).direction == "maximize"
+
+
+def test_half_a_line_is_cut_off_before_the_next_write(here):
+    study = storage.open_study(None, "s", "minimize")
+    study.set_user_attr("a", 1)
+    journal = here / "studies/s.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":2,"worker')
+    study.set_user_attr("b", 2)
+    assert storage.open_study(None, "s", "minimize").user_attrs == {"a": 1, "b": 2}
+    assert journal.read_bytes().startswith(whole + b"{")
+
+
+def test_a_journal_cut_anywhere_can_be_read_and_written(here):
+    study = storage.open_study(None, "s", "minimize")
+    for number in range(3):
+        study.tell(study.ask(), number)
+    whole = (here / "studies/s.journal").read_bytes()
+    for end in random.Random(0).sample(range(len(whole)), 20):
+        (here / "studies/s.journal").write_bytes(whole[:end])
+        storage.open_study(None, "s", "minimize").set_user_attr("x", end)
+        assert storage.open_study(None, "s", "minimize").user_attrs["x"] == end
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("postgresql://ann:secret@127.0.0.1:1/x", "cannot be opened"),
+        ("nosuch://x", "cannot be opened"),
+        ("/proc/none/s.journal", "cannot be opened"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_line_without_password(here, address, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        storage.open_study(address, "s", "minimize")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+PARAMS = (Param("a", "", low=0.0, high=1.0), Param("b", "", low=1, high=9), Param("c", "", choices=("x", "y")))
+
+
+def plan(n_slots=12, seed=0, name="tpe") -> slots.Plan:
+    return slots.Plan(PARAMS, options.Sampler(name, seed, 4), (), n_slots)
+
+
+def value_of(claimed) -> float:
+    params = claimed.params
+    return (params["a"] - 0.3) ** 2 + params["b"] + (params["c"] == "x")
+
+
+def finish(study, claimed) -> None:
+    study.tell(claimed, value_of(claimed))
+
+
+def search_all(study, planned, stop=None) -> None:
+    while (claimed := slots.claim(study, planned)) is not None and claimed.user_attrs["slot"] != stop:
+        finish(study, claimed)
+    if claimed is not None:
+        slots.lose(study, claimed._trial_id, "interrupted")
+
+
+@pytest.mark.parametrize("name", ["tpe", "random"])
+def test_a_seed_gives_the_same_trials_also_across_interruptions(here, name):
+    whole, parts, other = (storage.open_study(None, study, "minimize") for study in ("whole", "parts", "other"))
+    search_all(whole, plan(name=name))
+    for stop in (2, 7, None):
+        search_all(storage.open_study(None, "parts", "minimize"), plan(name=name), stop)
+    search_all(other, plan(seed=1, name=name))
+    params = [[held.params for held in slots.holders(study)] for study in (whole, parts, other)]
+    assert params[0] == params[1] != params[2]
+
+
+@pytest.mark.parametrize("address", [None, "sqlite:///study.db"])
+def test_several_processes_never_claim_a_slot_twice_nor_one_too_many(here, address):
+    storage.open_study(address, "s", "minimize")
+    script = (
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests'];"
+        "from test_study import *; study = storage.open_study(eval(sys.argv[2]), 's', 'minimize');"
+        "search_all(study, plan(24, name='random'))"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", script, str(ROOT), repr(address)]) for _ in range(3)]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    study = storage.open_study(address, "s", "minimize")
+    held = [held for held in study.get_trials() if "lost" not in held.user_attrs]
+    assert Counter(held.user_attrs["slot"] for held in held) == dict.fromkeys(range(24), 1)
+    assert all(trial.state.is_finished() for trial in study.get_trials())
+
+
+def test_what_a_dead_worker_had_is_tried_again_under_its_number(here):
+    script = (
+        "import os, signal, sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/tests'];"
+        "from test_study import *; study = storage.open_study(None, 's', 'minimize');"
+        "finish(study, slots.claim(study, plan())); slots.claim(study, plan()); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(ROOT)], check=False).returncode == -9
+    study = storage.open_study(None, "s", "minimize")
+    lost = study.trials[1]
+    assert lost.user_attrs["slot"] == 1
+    again = slots.claim(study, plan())
+    assert (again.user_attrs["slot"], again.params) == (1, lost.params)
+    assert study.trials[1].user_attrs["lost"] == "its worker died"
+    assert slots.claim(study, plan()).user_attrs["slot"] == 2  # this process lives: its claim stands
+
+
+def test_a_worker_elsewhere_is_dead_once_it_is_silent(here, monkeypatch):
+    study = storage.open_study(None, "s", "minimize")
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, "_host", lambda: "elsewhere")
+        claimed = slots.claim(study, plan())
+    slots.bury(study)
+    assert not study.trials[0].state.is_finished()
+    claimed.set_user_attr(slots.SEEN, claimed.user_attrs[slots.SEEN] - slots.SILENT_SECONDS)
+    slots.bury(study)
+    assert study.trials[0].user_attrs["lost"] == "its worker died"
+
+
+def test_a_process_that_is_dead_but_not_reaped_is_dead():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert slots._started(process.pid) == ""
+    process.wait()
+    assert slots._started(os.getpid()) != ""
+
+
+@pytest.mark.parametrize(("n_epochs", "n_reports"), [(1, 1), (30, 30), (31, 15), (500, 29)])
+def test_a_trial_reports_at_most_so_often(here, n_epochs, n_reports):
+    study = storage.open_study(None, "s", "minimize")
+    claimed = slots.claim(study, plan())
+    watch = Watch(claimed, "val_loss", is_on=True)
+    watch.n_epochs = n_epochs
+    for epoch in range(n_epochs):
+        watch.on_epoch_end(epoch, {"val_loss": 1.0})
+    assert len(study.trials[0].intermediate_values) == n_reports <= REPORTS
+
+
+def test_a_trial_that_is_worse_than_the_median_is_pruned(here):
+    from optuna.trial import TrialState
+
+    given = options.read(GIVEN | {"pruner": PRUNER | {"name": "median", "startup_trials": 2}})
+    study = storage.open_study(None, "s", "minimize")
+    study.pruner = options.pruner(given.pruner, 4)
+    ends = []
+    for value in (1.0, 1.0, 2.0, 0.5):
+        claimed = slots.claim(study, plan())
+        watch = Watch(claimed, "val_loss", is_on=True)
+        watch.n_epochs = 4
+        try:
+            for epoch in range(4):
+                watch.on_epoch_end(epoch, {"val_loss": value})
+            ends.append(4)
+            study.tell(claimed, value)
+        except Pruned:
+            ends.append(epoch + 1)
+            study.tell(claimed, state=TrialState.PRUNED)
+    assert ends == [4, 4, 2, 4]
+
+
+def test_a_study_goes_on_with_the_same_alone(here, composer):
+    study = storage.open_study(None, "s", "minimize")
+    given = ["net=scratch", RATE]
+
+    def settle(overrides, options_given=GIVEN):
+        search = sweeper.search_of(composer, options_given, overrides)
+        return signature.settle(study, signature.of(search.options, search.params, search.settings), search.folder)
+
+    identity = settle(given)
+    study.tell(study.ask(), 1.0)
+    assert settle([*given, "keras.units=3"]) == identity  # which this net does not read
+    assert settle(given, GIVEN | {"n_trials": 99, "n_jobs": 3, "pruner": PRUNER | {"name": "median"}}) == identity
+    for changed, told in (
+        ([*given, "scratch.epochs=7"], "scratch.epochs: 500 → 7"),
+        ([*given, "objective=val_accuracy"], "objective: val_loss → val_accuracy"),
+        (["net=scratch", RATE.replace("1)", "2)")], "interval(1e-3, 1)) → tag(log, interval(1e-3, 2))"),
+        (["net=scratch", RATE, "scratch.n_hidden=2,3"], "scratch.n_hidden: 10 → 2,3"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError) as caught:
+            settle(changed)
+        assert told in str(caught.value)
+        assert "another hydra.sweeper.study_name" in str(caught.value)
+    signature.settle_data(study, "synthetic", "a")
+    signature.settle_data(study, "synthetic", "a")
+    with pytest.raises(SettingsError, match="begun with other data: synthetic: a → b"):
+        signature.settle_data(study, "synthetic", "b")
+
+
+def test_a_folder_of_an_earlier_study_is_not_written_into(here):
+    (here / "multirun/s/0").mkdir(parents=True)
+    study = storage.open_study(None, "s", "minimize")
+    with pytest.raises(SettingsError, match="holds the trials of an earlier study"):
+        signature.settle(study, {}, Path("multirun/s"))
+
+
+def test_another_projects_study_is_refused(here):
+    study = storage.open_study(None, "s", "minimize")
+    study.tell(study.ask(), 1.0)
+    with pytest.raises(SettingsError, match="is not a study of this project"):
+        signature.settle(study, {}, Path("multirun/s"))
+
+
+def row(number: int, state: str, value: float | None = None, **more) -> Row:
+    given = ("net=keras", "objective=loss", f"keras.units=[{number},2]", "+hydra.x=1", "tracking.uri=x", "seed=3")
+    return Row(number, {"keras.units": str(number)}, Outcome(state, given, value, **more))
+
+
+ROWS = [row(0, FAILED, error="E: no"), row(1, COMPLETE, 2.0), row(2, PRUNED, 0.1), row(3, COMPLETE, 1.0)]
+
+
+def test_the_leaderboard_has_the_best_first_and_the_failed_last():
+    assert [row.number for row in board.ranked(ROWS, "minimize")] == [3, 1, 2, 0]
+    assert [row.number for row in board.ranked(ROWS, "maximize")] == [1, 3, 2, 0]
+    assert board.best(ROWS[:1], "minimize") is None
+    goal = Goal("loss", "minimize", 4)
+    assert board.columns(ROWS, goal) == ["trial", "loss", "keras.units", "time", "state"]
+    assert board.cells(ROWS[0], ROWS) == ["0", "-", "0", "0.0s", "failed: E: no"]
+
+
+def test_the_winners_command_has_what_its_settings_depend_on_alone():
+    assert board.command(ROWS[3]) == "dvc exp run -S 'keras.units=[3,2]' -S seed=3"
+
+
+def test_failures_end_a_sweep_badly_if_too_many_or_all():
+    board.check_failures(ROWS, 0.25)
+    with pytest.raises(
+        SweepError, match=r"1 of 4 trials failed, where max_failure_rate is 0\.2; the first, 0: E: no"
+    ):
+        board.check_failures(ROWS, 0.2)
+    with pytest.raises(SweepError, match="1 of 1 trials failed"):
+        board.check_failures(ROWS[:1], 1)
+
+
+def test_an_outcome_is_kept_as_it_was(tmp_path):
+    outcome = replace(ROWS[1].outcome, seconds=1.5, weights_sha256="a" * 64)
+    trial.save(outcome, tmp_path / "0", study="x")
+    kept = trial.load(tmp_path / "0")
+    assert kept["study"] == "x"
+    assert trial.outcome_from(json.loads(json.dumps(kept))) == outcome
+    assert trial.load(tmp_path / "1") is None
+
+
+@pytest.mark.parametrize("preset", ["sweep_keras", "sweep_scratch"])
+def test_a_preset_is_a_study(composer, preset):
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    master = composer.loader.load_configuration("config", [f"experiment={preset}"], RunMode.MULTIRUN)
+    given = OmegaConf.to_container(master.hydra.sweeper)
+    params = [f"{key}={value}" for key, value in given.pop("params").items()]
+    del given["_target_"]
+    search = sweeper.search_of(Composer(composer.loader, master), given, [*params, f"experiment={preset}"])
+    assert search.name == preset
+    assert len(search.params) >= 2

@@ -1,0 +1,359 @@
+"""Sweeps by the real command: parallel, joined, killed, resumed, refused; and what MLflow then shows of them."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("net=scratch", "synthetic.n_samples=300", "synthetic.n_train=200", "scratch.epochs=5")
+SPACE = ("scratch.learning_rate=tag(log, interval(1e-2, 1))", "scratch.n_hidden=interval(2, 12)")
+DIVERGING = ("scratch.activation=relu", "scratch.epochs=9", "scratch.learning_rate=1e200,0.1")
+LEFT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder in which sweeps run, with an MLflow store of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str, code: Path | None = None) -> subprocess.Popen:
+        """Start the command in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline.train", "-m", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self, process: subprocess.Popen, code: int = 0) -> subprocess.CompletedProcess:
+        """Wait for a command, and return what it said."""
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"{out[-3000:]}\n{err[-3000:]}"
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        return self.end(self.start(*arguments), code)
+
+    def study(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        return self.run("hydra/sweeper=study", *arguments, code=code)
+
+    def outcomes(self, name: str) -> dict[int, dict]:
+        files = (self.folder / "multirun" / name).glob("*/outcome.json")
+        return {int(file.parent.name): json.loads(file.read_text()) for file in files}
+
+    def trials(self, name: str):
+        """Return the trials of a study, as Optuna has them."""
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        storage = JournalStorage(JournalFileBackend(str(self.folder / f"studies/{name}.journal")))
+        return storage.get_all_trials(storage.get_study_id_from_name(name))
+
+    def counted(self, name: str) -> Counter:
+        """Return how often each slot has a trial that counts and has ended."""
+        ended = [trial for trial in self.trials(name) if trial.state.is_finished() and "lost" not in trial.user_attrs]
+        return Counter(trial.user_attrs["slot"] for trial in ended)
+
+    def query(self, sql: str) -> list[tuple]:
+        with contextlib.closing(sqlite3.connect(self.folder / "mlflow.db", timeout=30)) as connection:
+            return connection.execute(sql).fetchall()
+
+    def children(self, name: str) -> dict[str, list[str]]:
+        """Return the statuses of the child runs by the number of their trial, once none is left running."""
+        sql = (
+            "SELECT t.value, r.status FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'sweep.trial' "
+            f"JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'sweep' AND s.value = '{name}'"
+        )
+        end = time.monotonic() + LEFT_SECONDS
+        while time.monotonic() < end and any(status == "RUNNING" for _, status in self.query(sql)):
+            time.sleep(0.2)
+        found: dict[str, list[str]] = {}
+        for number, status in self.query(sql):
+            found.setdefault(number, []).append(status)
+        return found
+
+
+@pytest.fixture
+def place(environment, new_store, tmp_path) -> Place:
+    uri = new_store(tmp_path)
+    own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri, "PIPELINE_RECORDS": str(tmp_path / "records")}
+    return Place(tmp_path, environment | own)
+
+
+def test_two_workers_and_a_second_terminal_share_one_study(place):
+    """From the first trial to the total, then on to a larger one; then refused, as something else is wanted."""
+    sweep = ("hydra.sweeper.study_name=shared", *SMALL, *SPACE)
+    done = place.study(*sweep, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2")
+    assert place.counted("shared") == dict.fromkeys(range(6), 1)
+    assert len(re.findall(r"^trial \d+ \(\d/6\)  val_loss", done.stderr, re.MULTILINE)) == 6
+    assert "compared: http://127.0.0.1:5000/#/experiments/" in done.stdout
+    assert re.search(r"dvc exp run .*-S scratch.epochs=5 .*-S scratch.n_hidden=\d+", done.stdout)
+    workers = {trial.user_attrs["worker"]["pid"] for trial in place.trials("shared")}
+    assert len(workers) == 2
+
+    before = place.outcomes("shared")
+    terminals = [place.start("hydra/sweeper=study", *sweep, "hydra.sweeper.n_trials=10") for _ in range(2)]
+    told = [place.end(terminal) for terminal in terminals]
+    assert place.counted("shared") == dict.fromkeys(range(10), 1)
+    assert {number: outcome for number, outcome in place.outcomes("shared").items() if number < 6} == before
+    for terminal in told:
+        assert "study shared: goes on after 6 of 10 trials" in terminal.stderr
+        assert len(re.findall(r"^\d+ +0\.\d{4}", terminal.stdout, re.MULTILINE)) == 10
+
+    again = place.study(*sweep, "hydra.sweeper.n_trials=10")
+    assert again.stdout.startswith("trial")
+    assert place.counted("shared") == dict.fromkeys(range(10), 1)
+
+    changed = ("hydra.sweeper.study_name=shared", *SMALL, SPACE[0], "scratch.n_hidden=interval(2, 13)")
+    (line,) = place.study(*changed, "scratch.epochs=6", code=1).stderr.splitlines()
+    assert "study shared was begun" in line or "shared was begun with other settings" in line
+    assert "scratch.epochs: 5 → 6" in line
+    assert "scratch.n_hidden: interval(2, 12) → interval(2, 13)" in line
+
+    ((parent, status),) = place.query("SELECT run_uuid, status FROM runs WHERE name = 'sweep shared'")
+    assert status == "FINISHED"
+    assert place.children("shared") == {str(number): ["FINISHED"] for number in range(10)}
+    held = place.query("SELECT DISTINCT run_uuid FROM tags WHERE key = 'mlflow.parentRunId'")
+    assert len(held) == 10
+    assert place.query("SELECT DISTINCT value FROM tags WHERE key = 'mlflow.parentRunId'") == [(parent,)]
+    tags = dict(place.query(f"SELECT key, value FROM tags WHERE run_uuid = '{parent}'"))
+    assert tags["n_complete"] == "10"
+    assert "| trial | val_loss |" in tags["mlflow.note.content"]
+    points = place.query(f"SELECT step, value FROM metrics WHERE run_uuid = '{parent}' AND key = 'best_val_loss'")
+    assert [step for step, _ in sorted(points)] == list(range(1, 11))
+    best = [value for _, value in sorted(points)]
+    assert best == sorted(best, reverse=True)
+    table = (place.folder / "mlartifacts" / parent / "artifacts/leaderboard.csv").read_text().splitlines()
+    assert table[0].startswith("trial,val_loss,scratch.learning_rate,scratch.n_hidden,")
+    assert len(table) == 11
+    models = place.query("SELECT count(*) FROM logged_models")
+    assert models[0][0] <= 2  # of the best of six, and of the best of ten
+
+
+def kill_at_random(
+    place: Place, arguments: tuple[str, ...], rng: random.Random, seconds: tuple[float, float]
+) -> bool:
+    """Start a sweep, kill its process group at a random moment; return whether it had ended before."""
+    process = place.start(*arguments)
+    try:
+        process.wait(timeout=rng.uniform(*seconds))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return process.returncode == 0
+
+
+def check_whole(place: Place, name: str, n_trials: int) -> None:
+    """Check that each trial has ended exactly once, and that MLflow shows no run as running."""
+    trials = place.trials(name)
+    assert place.counted(name) == dict.fromkeys(range(n_trials), 1)
+    assert all(trial.state.is_finished() for trial in trials)
+    lost = [trial.user_attrs["slot"] for trial in trials if "lost" in trial.user_attrs]
+    by_slot = {trial.user_attrs["slot"]: trial.params for trial in trials if "lost" not in trial.user_attrs}
+    for trial in trials:
+        if "lost" in trial.user_attrs and len(trial.params) == 2:
+            assert trial.params == by_slot[trial.user_attrs["slot"]]  # what was lost was tried again
+    children = place.children(name)
+    assert set(children) == {str(number) for number in range(n_trials)}
+    for number, statuses in children.items():
+        assert "RUNNING" not in statuses
+        assert statuses.count("FINISHED") >= 1, (number, statuses, lost)
+    assert place.query("SELECT count(*) FROM runs WHERE status = 'RUNNING'") == [(0,)]
+
+
+def killed_study(place: Place, seed: int, rounds: int, n_trials: int) -> None:
+    sweep = ("hydra/sweeper=study", "hydra.sweeper.study_name=killed", *SMALL, "scratch.epochs=400", *SPACE)
+    sweep = (*sweep, f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=2")
+    rng = random.Random(seed)
+    kept: dict[int, dict] = {}
+    for _ in range(rounds):
+        kill_at_random(place, sweep, rng, (2.5, 6.0))
+        outcomes = place.outcomes("killed")
+        assert {number: outcomes[number] for number in kept} == kept  # nothing is overwritten
+        kept = outcomes
+    place.end(place.start(*sweep))
+    assert {number: place.outcomes("killed")[number] for number in kept} == kept
+    check_whole(place, "killed", n_trials)
+
+
+def test_a_killed_study_goes_on_to_its_total(place):
+    killed_study(place, seed=1, rounds=2, n_trials=8)
+
+
+@pytest.mark.slow
+def test_a_study_of_twenty_trials_killed_ten_times_is_whole(place):
+    killed_study(place, seed=2, rounds=10, n_trials=20)
+
+
+def test_failed_trials_are_counted_and_do_not_end_the_sweep(place):
+    grid = ("hydra.sweeper.sampler.name=grid", "hydra.sweeper.study_name=some", "hydra.sweeper.max_failure_rate=0.4")
+    done = place.study(*grid, *SMALL, *DIVERGING, code=1)
+    assert "2 trials, of which 0 pruned and 1 failed" in done.stdout
+    told = "error: 1 of 2 trials failed, where max_failure_rate is 0.4; the first, 0: TrainingError: scratch: epoch"
+    assert told in done.stderr
+    assert place.outcomes("some")[1]["state"] == "complete"
+    assert place.children("some") == {"0": ["FAILED"], "1": ["FINISHED"]}
+
+
+def test_pruned_trials_keep_their_curves_and_are_no_failures(place):
+    rates = "scratch.learning_rate=choice(1,0.9,0.8,1e-5,2e-5)"
+    pruning = ("hydra.sweeper.pruner.name=median", "hydra.sweeper.pruner.startup_trials=3")
+    epochs = ("scratch.epochs=40", "hydra.sweeper.max_failure_rate=0")
+    place.study(*SMALL, rates, "hydra.sweeper.sampler.name=grid", "hydra.sweeper.study_name=p", *pruning, *epochs)
+    states = [outcome["state"] for _, outcome in sorted(place.outcomes("p").items())]
+    assert states == ["complete", "complete", "complete", "pruned", "pruned"]
+    statuses = place.children("p")
+    assert [statuses[str(number)] for number in range(5)] == [["FINISHED"]] * 3 + [["KILLED"]] * 2
+    pruned = place.query("SELECT run_uuid FROM tags WHERE key = 'pruned' AND value = 'true'")
+    for (run_id,) in pruned:
+        ((n_points,),) = place.query(f"SELECT count(*) FROM metrics WHERE run_uuid = '{run_id}' AND key = 'val_loss'")
+        assert 0 < n_points < 40
+    assert len(pruned) == 2
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_grid_trains_what_is_new_and_reuses_the_rest(place, launcher):
+    grid = (*SMALL, f"hydra/launcher={launcher}", *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []))
+    first = place.run(*grid, "scratch.n_hidden=2,3")
+    assert "reused" not in first.stdout
+    assert "dvc exp run -S synthetic.n_samples=300" in first.stdout
+    more = place.run(*grid, "scratch.n_hidden=3,4")
+    assert len(re.findall(r"^\d .* reused *$", more.stdout, re.MULTILINE)) == 1
+    assert place.query("SELECT count(*) FROM tags WHERE key = 'sweep.trial'") == [(3,)]
+    assert place.query("SELECT count(*) FROM runs WHERE name LIKE 'sweep %' AND status = 'FINISHED'") == [(2,)]
+    if launcher == "basic":
+        place.run(*grid, "scratch.n_hidden=3,4", "tracking.reuse=false")
+        assert place.query("SELECT count(*) FROM tags WHERE key = 'sweep.trial'") == [(5,)]
+
+
+def test_a_grid_goes_on_after_a_failed_job(place):
+    done = place.run(*SMALL, *DIVERGING, "hydra.callbacks.grid.max_failure_rate=0", code=1)
+    assert "2 trials, of which 0 pruned and 1 failed" in done.stdout
+    assert "error: 1 of 2 trials failed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scratch.no_such=interval(0, 1)"], "scratch.no_such"),
+        (
+            ["objective=f1", SPACE[0]],
+            "objective: one of loss, accuracy, val_loss, val_accuracy is needed, but got 'f1'",
+        ),
+        ([SPACE[0], "hydra.sweeper.storage=postgresql://ann:secret@127.0.0.1:1/x"], "cannot be opened"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_before_anything_is_trained(place, arguments, message):
+    (line,) = place.study(*SMALL, *arguments, code=1).stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert "secret" not in line
+    assert place.query("SELECT count(*) FROM runs") == [(0,)]
+
+
+def test_two_sweeps_at_once_and_a_reader_lose_no_point(place):
+    errors: list[str] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.wait(0.05):
+            try:
+                place.query("SELECT run_uuid, key, count(*) FROM metrics GROUP BY run_uuid, key")
+            except sqlite3.Error as error:
+                errors.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    both = [
+        place.start(
+            "hydra/sweeper=study", f"hydra.sweeper.study_name={name}", "hydra.sweeper.n_trials=4", *SMALL, *SPACE
+        )
+        for name in ("one", "two")
+    ]
+    told = [place.end(process) for process in both]
+    ended.set()
+    reader.join()
+    assert errors == []
+    assert all("locked" not in done.stderr for done in told)
+    for name in ("one", "two"):
+        assert place.children(name) == {str(number): ["FINISHED"] for number in range(4)}
+    points = place.query(
+        "SELECT count(*) FROM metrics m JOIN tags t ON t.run_uuid = m.run_uuid AND t.key = 'sweep.trial' "
+        "WHERE m.key = 'val_loss' GROUP BY m.run_uuid"
+    )
+    assert points == [(5,)] * 8
+
+
+def test_bash_completes_overrides(environment, tmp_path):
+    """Of what stands in the README: the function is loaded, and called as bash calls it for a Tab."""
+    script = """
+source {root}/completion.bash
+COMP_WORDS=(python -m pipeline.train keras.unit); COMP_CWORD=3
+COMP_LINE="python -m pipeline.train keras.unit"; COMP_POINT=${{#COMP_LINE}}
+_pipeline_train python keras.unit pipeline.train
+echo "${{COMPREPLY[@]}}"
+COMP_WORDS=(python -m pipeline.train net=scratch keras=); COMP_CWORD=4
+COMP_LINE="python -m pipeline.train net=scratch keras="; COMP_POINT=${{#COMP_LINE}}
+_pipeline_train python keras= net=scratch
+echo "${{COMPREPLY[@]}}"
+complete -p python
+"""
+    done = subprocess.run(
+        ["bash", "-c", script.format(root=ROOT)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    units, groups, registered = done.stdout.splitlines()
+    assert units == "keras.units="
+    assert set(groups.split()) == {"keras=deep", "keras=default"}
+    assert "_pipeline_train" in registered
+
+
+@pytest.mark.slow
+def test_the_winner_as_the_projects_own_result_has_the_same_weights(clone, call, tmp_path, environment):
+    root = clone(tmp_path / "project")
+    small = (
+        "mnist=digits",
+        "keras.epochs=2",
+        "keras.jit_compile=false",
+        "synthetic.n_samples=300",
+        "synthetic.n_train=200",
+    )
+    sweep = ("net=keras", "mnist=digits", "keras.epochs=2", "keras.jit_compile=false", "keras.units=8,[16,8]")
+    place = Place(root, environment | {"PIPELINE_RECORDS": str(tmp_path / "records")})
+    done = place.study(*sweep, "keras.learning_rate=tag(log, interval(1e-3, 1e-2))", "hydra.sweeper.n_trials=4",
+                       "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=k")  # fmt: skip
+    command = re.search(r"dvc exp run .*", done.stdout)[0]
+    assert "net=" not in command
+    quick = [f"-S {shlex.quote(text)}" for text in small[3:]]
+    call(root, "sh", "-c", f"{command} {' '.join(quick)} -S scratch.epochs=2")
+    made = json.loads((root / "data/runs/keras/net.json").read_text())["weights_sha256"]
+    outcomes = place.outcomes("k").values()
+    best = min(outcomes, key=lambda outcome: outcome["value"])
+    assert made == best["weights_sha256"]
+    shutil.rmtree(root)

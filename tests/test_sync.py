@@ -1,0 +1,220 @@
+"""`python -m pipeline.sync`: every record that a store lacks reaches it whole, once, whatever broke off before."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trainer
+import yaml
+from servers import Server
+from whole import assert_whole, lost_points, runs_of
+
+from pipeline import tracking
+from pipeline.config import to_dict
+from pipeline.tracking.records import FINISHED, Opening, PointsWriter, Record
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = [
+    pytest.mark.usefixtures("own_tracking"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType"),  # importing mlflow.pyfunc 3.17
+]
+
+
+@pytest.fixture
+def own(environment, tmp_path):
+    return environment | {"PIPELINE_RECORDS": str(tmp_path / "records"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def sync(call, own, settings_of, tmp_path):
+    """Return a function that calls the command for a store, and returns what it says."""
+
+    def run(uri: str, *arguments: str, code: int = 0) -> str:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of(f"tracking.uri='{uri}'"))))
+        command = (sys.executable, "-m", "pipeline.sync", *arguments)
+        return call(tmp_path, *command, env=own, code=code).stderr
+
+    return run
+
+
+@pytest.fixture
+def store(new_store, tmp_path):
+    return new_store(tmp_path)
+
+
+@pytest.fixture
+def client(store):
+    import mlflow
+
+    return mlflow.MlflowClient(store)
+
+
+@pytest.fixture
+def waiting(store, own, tmp_path):
+    """Return the records of three trainings whose store was away: its file was locked by no one, but its folder bare.
+
+    They are told that they were meant for the store that the test has.
+    """
+    trainer.finish(trainer.start(own, uri="http://127.0.0.1:9", epochs=30, n_runs=3))
+    records = [Record(folder) for folder in (tmp_path / "records").iterdir()]
+    for record in records:
+        file = record.folder / "run.json"
+        file.write_text(file.read_text().replace("http://127.0.0.1:9", store))
+    return records
+
+
+def write_record(store, tmp_path, name="made", parent=None, ended=True) -> Record:
+    """Write a small record by hand, with points of its own times."""
+    made = Record.create(
+        Opening(name, store, "neural-nets", {"net": "scratch"}, parent=parent, start_time=1_000_000),
+        {},
+        folder=tmp_path / "records",
+    )
+    points = PointsWriter(made)
+    for step in range(1, 4):
+        points.append(step, {"loss": 1 / step}, at=1_000_000 + step)
+    points.close()
+    if ended:
+        made.change(status=FINISHED, end_time=1_000_010)
+    return made
+
+
+def test_what_waits_is_brought_whole_and_twice_doubles_nothing(waiting, sync, store, client, tmp_path):
+    said = sync(store)
+    assert said.splitlines()[-1] == f"{store}: 3 brought"
+    assert len(said.splitlines()) == 4
+    for _ in range(2):
+        for record in waiting:
+            assert_whole(client, tmp_path / "records", record.id)
+        assert sync(store) == f"nothing waits for {store}\n"
+    for record in waiting:  # as if what was delivered had never been noted
+        (record.folder / "delivered.json").unlink()
+    sync(store)
+    assert len(runs_of(client)) == 3
+    for record in waiting:
+        assert_whole(client, tmp_path / "records", record.id)
+
+
+@pytest.mark.parametrize("seconds", [2.5, 4.0])
+def test_killed_half_way_and_repeated_it_doubles_nothing(waiting, sync, store, client, own, tmp_path, seconds):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.sync", "--to", store], cwd=ROOT, env=own, start_new_session=True
+    )
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    sync(store)
+    assert len(runs_of(client)) == 3
+    for record in waiting:
+        assert_whole(client, tmp_path / "records", record.id)
+
+
+def test_points_keep_their_own_time_and_step(sync, store, client, tmp_path):
+    record = write_record(store, tmp_path)
+    sync(store)
+    (run,) = runs_of(client, record.id)
+    points = client.get_metric_history(run.info.run_id, "loss")
+    assert [(point.timestamp, point.step) for point in points] == [(1_000_000 + step, step) for step in (1, 2, 3)]
+    assert (run.info.start_time, run.info.end_time) == (1_000_000, 1_000_010)
+
+
+def test_a_parent_comes_before_its_parts(sync, store, client, tmp_path):
+    parent = write_record(store, tmp_path, "parent")
+    part = write_record(store, tmp_path, "part", parent.id)
+    orphan = write_record(store, tmp_path, "orphan", "f" * 32)
+    assert [line.split()[1] for line in sync(store).splitlines()[:3]] == ["parent:", "part:", "orphan:"]
+    (parents_run,) = runs_of(client, parent.id)
+    (parts_run,) = runs_of(client, part.id)
+    assert parts_run.data.tags["mlflow.parentRunId"] == parents_run.info.run_id
+    assert "mlflow.parentRunId" not in runs_of(client, orphan.id)[0].data.tags
+
+
+def test_a_record_whose_process_died_is_ended_and_one_that_is_written_is_left_alone(sync, store, client, tmp_path):
+    dead = write_record(store, tmp_path, "dead", ended=False)
+    alive = write_record(store, tmp_path, "alive", ended=False)
+    with alive.use():
+        said = sync(store)
+    assert "its process died: KILLED" in said
+    assert said.splitlines()[-1] == f"{store}: 1 brought, 1 left alone, as their process still works on them"
+    (run,) = runs_of(client)
+    assert run.data.tags["record"] == dead.id
+    assert run.info.status == "KILLED"
+    assert "died before it ended the run" in run.data.tags["error"]
+    assert lost_points(client, run.info.run_id, dead) == 0
+
+
+def test_a_store_that_is_away_is_one_line_without_a_password(sync, tmp_path):
+    write_record("http://127.0.0.1:9", tmp_path)
+    said = sync("http://ann:secret@127.0.0.1:9", code=1)
+    assert said == "error: tracking.uri: http://127.0.0.1:9 cannot be opened: connection refused\n"
+
+
+def test_to_brings_every_record_to_another_store(waiting, sync, store, new_store, tmp_path):
+    import mlflow
+
+    (tmp_path / "other").mkdir()
+    other = new_store(tmp_path / "other")
+    assert sync(store, "--to", other).splitlines()[-1] == f"{other}: 3 brought"
+    for record in waiting:
+        assert_whole(mlflow.MlflowClient(other), tmp_path / "records", record.id)
+
+
+def test_from_brings_the_runs_of_another_store_with_artifacts_and_models(
+    sync, store, client, own, new_store, tmp_path
+):
+    import mlflow
+
+    (tmp_path / "other").mkdir()
+    other = new_store(tmp_path / "other")
+    elsewhere = own | {"PIPELINE_RECORDS": str(tmp_path / "elsewhere")}
+    said, _ = trainer.finish(trainer.start(elsewhere, uri=other, epochs=30))
+    source = mlflow.MlflowClient(other)
+    experiment = source.get_experiment_by_name("neural-nets").experiment_id
+    stranger = source.create_run(experiment, run_name="of no record")
+    source.log_metric(stranger.info.run_id, "loss", 0.5, timestamp=7, step=3)
+    source.set_terminated(stranger.info.run_id)
+    for _ in range(2):
+        sync(store, "--from", other)
+        assert len(runs_of(client)) == 2
+    (first,) = runs_of(client, said["record_id"])
+    original = source.get_run(said["run_id"])
+    assert first.data.params == original.data.params
+    assert (first.info.start_time, first.info.end_time) == (original.info.start_time, original.info.end_time)
+    assert lost_points(client, first.info.run_id, Record(tmp_path / "elsewhere" / said["record_id"])) == 0
+    assert {one.path for one in client.list_artifacts(first.info.run_id)} == {
+        one.path for one in source.list_artifacts(said["run_id"])
+    }
+    (point,) = client.get_metric_history(runs_of(client, stranger.info.run_id)[0].info.run_id, "loss")
+    assert (point.timestamp, point.step, point.value) == (7, 3, 0.5)
+    (model,) = first.outputs.model_outputs
+    mlflow.set_tracking_uri(store)
+    loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+    assert loaded.metadata.run_id == first.info.run_id
+    assert loaded.predict(loaded.input_example).shape == (2, 3)
+
+
+@pytest.mark.parametrize("source", ["sqlite:////none/mlflow.db", "/none/mlflow.db"])
+def test_from_a_store_that_is_not_there_is_one_line_and_makes_none(sync, store, source):
+    said = sync(store, "--from", source, code=1)
+    assert said == "error: --from: sqlite:////none/mlflow.db: no such file\n"
+
+
+def test_a_server_gets_what_its_absence_has_kept(sync, own, tmp_path):
+    import mlflow
+
+    server = Server(tmp_path, own)
+    said, log = trainer.finish(trainer.start(own, uri=server.uri, epochs=30))
+    assert len(log) == 1
+    try:
+        server.start()
+        sync(server.uri)
+        assert sync(server.uri).startswith("nothing waits for")
+        assert_whole(mlflow.MlflowClient(server.uri), tmp_path / "records", said["record_id"])
+    finally:
+        server.kill()
+    assert tracking.tracking_uri  # nothing of MLflow's is left set by this test
