@@ -1,15 +1,10 @@
 """A prepared dataset in memory, for runs whose data settings are not those of the files in data/."""
 
-from pipeline import fetch, files, load, paths, prepared, preprocess, synthesize
+from pipeline import fetch, files, load, paths, preprocess, synthesize
 from pipeline.config import Mnist, Settings
 
 
 def make(settings: Settings, name: str) -> files.Arrays:
-    """Return a prepared dataset for these settings as the nets take it; args and errors as of `prepare`."""
-    return prepared.scaled(prepare(settings, name))
-
-
-def prepare(settings: Settings, name: str) -> files.Arrays:
     """Return what `preprocess` would write for these settings, without writing a file.
 
     Args:

@@ -45,7 +45,7 @@ def chosen(net: str) -> Choice:
 
 
 def read(choice: Choice) -> Arrays:
-    """Return a prepared dataset as the nets take it.
+    """Return a prepared dataset as its file holds it; `scaled` makes of it what the nets take.
 
     Where data/ lacks it, as `dvc repro --allow-missing` lets be, or has another, it comes from DVC's cache.
 
@@ -60,20 +60,25 @@ def read(choice: Choice) -> Arrays:
             f"{path}: a file of md5 {choice.md5} is needed, but neither data/ nor DVC's cache has it; "
             "`dvc repro preprocess` makes it"
         )
-    return scaled(load_arrays(found))
+    return load_arrays(found)
 
 
 def scaled(arrays: Arrays) -> Arrays:
-    """Return a prepared dataset as the nets take it: bytes as float32, those of pixels divided by 255.
+    """Return a prepared dataset as the nets take it: bytes as float32, those of pixels divided by 255; else as it is.
 
     >>> {name: array.tolist() for name, array in scaled({"X": np.uint8([[0, 255]]), "Y": np.uint8([[0, 1]])}).items()}
     {'X': [[0.0, 1.0]], 'Y': [[0.0, 1.0]]}
     """
-    return {name: _as_floats(array, 255 if name.startswith("X") else 1) for name, array in arrays.items()}
+    return {name: inputs(array) if name.startswith("X") else _targets(array) for name, array in arrays.items()}
 
 
-def _as_floats(array: np.ndarray, divisor: int) -> np.ndarray:
-    if array.dtype != np.uint8:
-        return array
-    quotient: np.ndarray = np.divide(array, np.float32(divisor), dtype=np.float32)
+def inputs(X: np.ndarray) -> np.ndarray:
+    """Return rows X (n, d) as the nets take them: bytes of pixels as float32 from 0 to 1, others as they are."""
+    if X.dtype != np.uint8:
+        return X
+    quotient: np.ndarray = np.divide(X, np.float32(255), dtype=np.float32)
     return quotient
+
+
+def _targets(Y: np.ndarray) -> np.ndarray:
+    return Y.astype(np.float32) if Y.dtype == np.uint8 else Y

@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from pipeline import cache, dataset, prepared, trained
+from pipeline import cache, dataset, trained
 from pipeline.command import command
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError
@@ -29,14 +29,14 @@ def run(settings: Settings, data: Arrays, initial: Arrays | None) -> Trained:
 def _data(folder: Path, settings: Settings) -> Arrays:
     """Return the run's data: as given, or made again from their source, if that gives the same bytes."""
     if (folder / "data.npz").is_file():
-        return prepared.scaled(load_arrays(folder / "data.npz"))
+        return load_arrays(folder / "data.npz")
     wanted = (folder / "data.md5").read_text(encoding="utf-8")
     log.info("data %s: not in DVC's cache, made again from the settings", wanted)
-    data = dataset.prepare(settings, settings.section(settings.net).dataset)
+    data = dataset.make(settings, settings.section(settings.net).dataset)
     made = cache.arrays_md5(data)
     if made != wanted:
         raise DataError(f"the run's data have md5 {wanted}, but its settings now make data of md5 {made}")
-    return prepared.scaled(data)
+    return data
 
 
 @command

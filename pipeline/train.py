@@ -58,7 +58,7 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
         overrides: what was asked for on the command line, for the run's name.
         part: where it is one of a sweep's, which then shows itself; else the training does.
     """
-    from pipeline import evaluate, tracking, trained
+    from pipeline import evaluate, prepared, tracking, trained
     from pipeline.lineage import inputs_of
     from pipeline.progress import each, progress
 
@@ -76,7 +76,9 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
         result, model = fit(settings, data, each(tracked.on_epoch_end, show), initial)
         trained.save(result, folder / "net")
         files = folder / "net"
-        tracked.log_trained(result, files, settings, example=data["X_test"][:2], model=model, with_model=part is None)
+        tracked.log_trained(
+            result, files, settings, example=prepared.inputs(data["X_test"][:2]), model=model, with_model=part is None
+        )
         report = evaluate.run(result, data, with_images=part is None)
         tracked.log_report(report.metrics, report.images, report.per_class)
     if part:
@@ -93,7 +95,7 @@ def data_of(settings: Settings) -> tuple["Arrays", str]:
 
     The last ones stay in memory: in a sweep many trainings have the same, and making and hashing MNIST takes 2 s.
     """
-    from pipeline import cache, dataset, prepared, tracking
+    from pipeline import cache, dataset, tracking
 
     name = settings.section(settings.net).dataset
     own = (settings.mnist.train_csv, settings.mnist.test_csv)
@@ -102,10 +104,10 @@ def data_of(settings: Settings) -> tuple["Arrays", str]:
     key = (name, settings.synthetic if name == "synthetic" else settings.mnist, settings.preprocess, settings.seed)
     if _last_data.get("key") != (*key, *stamps):
         _last_data.clear()  # first, so that two are never in memory at once
-        made = dataset.prepare(settings, name)
+        made = dataset.make(settings, name)
         if name == "mnist" and settings.mnist.train_csv is not None:
             cache.keep(made, tracking.store_root())  # nothing else could bring the user's own data back
-        _last_data.update(key=(*key, *stamps), md5=cache.arrays_md5(made), data=prepared.scaled(made))
+        _last_data.update(key=(*key, *stamps), md5=cache.arrays_md5(made), data=made)
     return _last_data["data"], _last_data["md5"]
 
 

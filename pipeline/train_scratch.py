@@ -33,7 +33,8 @@ def run(
     Raises:
         TrainingError: the loss is not finite; names the epoch and the learning rate.
     """
-    X, Y, X_val, Y_val = (data[name].T for name in ("X_train", "Y_train", "X_val", "Y_val"))
+    parts = prepared.scaled({name: data[name] for name in ("X_train", "Y_train", "X_val", "Y_val")})
+    X, Y, X_val, Y_val = (array.T for array in parts.values())
     initial = nn.initial_weights(len(X), settings.n_hidden, len(Y), rng=generator(seed, "init"), dtype=X.dtype)
     net = nn.ShallowNN(initial, settings.activation)
     try:
@@ -90,7 +91,7 @@ def main() -> None:
     ):
         result = run(settings.scratch, data, settings.seed, each(show, tracked.on_epoch_end))
         trained.save(result, RUN)
-        tracked.log_trained(result, RUN, settings, example=data["X_test"][:2])
+        tracked.log_trained(result, RUN, settings, example=prepared.inputs(data["X_test"][:2]))
 
 
 if __name__ == "__main__":

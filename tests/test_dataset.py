@@ -24,20 +24,20 @@ def assert_equal(got: files.Arrays, expected: files.Arrays) -> None:
 
 def test_synthetic_is_what_the_stages_write(settings: Settings) -> None:
     expected = preprocess.run(settings.preprocess, settings.seed, synthesize.run(settings.synthetic))
-    assert_equal(dataset.prepare(settings, "synthetic"), expected)
+    assert_equal(dataset.make(settings, "synthetic"), expected)
     assert expected["X_val"].shape == (400, 20)
 
 
 def test_overridden_settings_take_effect(settings: Settings) -> None:
     synthetic = replace(settings.synthetic, n_samples=50, n_train=40)
-    made = dataset.prepare(replace(settings, synthetic=synthetic), "synthetic")
+    made = dataset.make(replace(settings, synthetic=synthetic), "synthetic")
     assert (len(made["X_train"]), len(made["X_val"]), len(made["X_test"])) == (36, 4, 10)
 
 
 def test_digits_are_made_in_memory(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     expected = preprocess.run(settings.preprocess, settings.seed, fetch.small_digits())
-    assert_equal(dataset.prepare(settings, "mnist"), expected)
+    assert_equal(dataset.make(settings, "mnist"), expected)
     assert not list(tmp_path.iterdir())
 
 
@@ -53,4 +53,4 @@ def test_raw_files_that_the_settings_would_fetch_spare_the_download(
     monkeypatch.setattr(fetch, "CSV_SHA256", digests)  # as if these were MNIST's
     monkeypatch.setattr(fetch, "DOWNLOADS", {})
     auto = replace(settings, mnist=replace(settings.mnist, source="auto"))
-    assert_equal(dataset.prepare(auto, "mnist"), preprocess.run(settings.preprocess, settings.seed, raw))
+    assert_equal(dataset.make(auto, "mnist"), preprocess.run(settings.preprocess, settings.seed, raw))

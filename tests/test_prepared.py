@@ -27,6 +27,12 @@ def test_a_net_trains_on_what_preprocess_has_chosen(choice):
     assert prepared.read(choice)["X_train"].tolist() == list(range(6))
 
 
+def test_bytes_are_scaled_once():
+    made = prepared.scaled({"X_val": np.uint8([[0, 51, 255]]), "Y_val": np.uint8([[0, 1]])})
+    assert prepared.scaled(made)["X_val"] is made["X_val"]
+    assert {str(array.dtype) for array in made.values()} == {"float32"}
+
+
 def test_a_net_without_a_choice_says_how_to_get_one(choice):
     with pytest.raises(FileNotFoundError, match=r"data/prepared/scratch\.json: no such file; `dvc repro` makes it"):
         prepared.chosen("scratch")

@@ -8,6 +8,7 @@ import pytest
 from pipeline import metrics, train_keras
 from pipeline.config import Keras
 from pipeline.errors import SettingsError, TrainingError
+from pipeline.prepared import scaled
 
 KERAS = Keras(
     dataset="mnist",
@@ -70,6 +71,18 @@ def test_same_seed_same_weights_and_zero_is_a_seed():
     data = prepared()
     digests = [train_keras.run(KERAS, data, seed)[0].weights_sha256 for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_bytes_of_pixels_are_trained_as_their_floats_are():
+    rng = np.random.default_rng(0)
+    pixels = {name: rng.integers(0, 256, (60, 12), np.uint8) for name in ("X_train", "X_val")}
+    labels = {name: np.eye(3, dtype=np.uint8)[rng.integers(0, 3, 60)] for name in ("Y_train", "Y_val")}
+    on_bytes, model = train_keras.run(KERAS, pixels | labels, 0)
+    on_floats, _ = train_keras.run(KERAS, scaled(pixels | labels), 0)
+    assert model.input_shape == (None, 12)
+    assert list(on_bytes.weights) == list(on_floats.weights)
+    for name, array in on_floats.weights.items():
+        np.testing.assert_allclose(on_bytes.weights[name], array, atol=1e-5)
 
 
 def test_steps_per_execution_changes_no_weight():
