@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # a git hook that calls make sets these; tests make repositories of their own
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
-.PHONY: help setup setup-test repro test test-slow lint format ui bench lock clean chromium
+.PHONY: help setup setup-test repro test test-slow lint format ui sweep bench faults lock clean chromium
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
@@ -52,8 +52,14 @@ format: setup-test  ## format the code and mend what ruff can mend
 ui: setup  ## show the tracked runs in MLflow's web pages, on 127.0.0.1 (another port than 5000: make ui PORT=5001)
 	python -m pipeline.ui $(PORT)
 
-bench: setup  ## measure what tracking costs a training (ten minutes)
-	python -m bench.tracking
+sweep: setup  ## search the Keras net's learning rate and units; once more: it goes on
+	python -m pipeline.train experiment=sweep_keras
+
+bench: setup  ## measure it beside plain scripts (half an hour); parts of it: make bench PARTS="csv scratch"
+	python -m bench $(PARTS)
+
+faults: setup-test  ## kill, starve and mislead it in full (half an hour), and count what survives
+	python -m pytest tests/faults -m "slow or not slow" -s
 
 lock: .venv/lock/bin/uv  ## write requirements*.txt from pyproject.toml; newest versions: make lock UPGRADE=--upgrade
 	echo "python-dateutil<3" | $(COMPILE) --constraints - --output-file requirements.txt
