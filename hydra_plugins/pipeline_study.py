@@ -16,12 +16,12 @@ class StudySweeper(Sweeper):
 
     def __init__(self, params: Mapping[str, Any], **given: Any) -> None:
         self._params = dict(params)
-        self._given = OmegaConf.to_container(OmegaConf.create(given))
+        self._given = given
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra has; not the function, as a trial's training knows more than its config."""
-        self.hydra_context = hydra_context
-        self.config = config
+        self._loader = hydra_context.config_loader
+        self._config = config
 
     def sweep(self, arguments: list[str]) -> None:
         """Do the study, or the part of it that this process does.
@@ -31,5 +31,9 @@ class StudySweeper(Sweeper):
         """
         from pipeline.study.sweeper import sweep  # noqa: PLC0415 – see above
 
+        plain = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in self._given.items()
+        }
         in_conf = [f"{key}={value}" for key, value in self._params.items()]
-        sweep(self.hydra_context.config_loader, self.config, self._given, [*in_conf, *arguments])
+        sweep(self._loader, self._config, plain, [*in_conf, *arguments])
