@@ -1,5 +1,6 @@
 """Where a run comes from: the code with its changes, the bytes of its inputs, the settings, the machine."""
 
+import functools
 import hashlib
 import json
 import os
@@ -105,6 +106,7 @@ def settings_sha256(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+@functools.cache  # 5 ms, which a sweep of short trainings would pay for each
 def machine() -> dict[str, str]:
     """Return what may change the last bits: processor, threads, Python and libraries."""
     return {

@@ -62,7 +62,7 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
     from pipeline.lineage import inputs_of
     from pipeline.progress import each, progress
 
-    tracking.sender()  # starts now what takes seconds to start
+    tracking.prepare()  # starts now what takes seconds to start
     section = settings.section(settings.net)
     data, data_md5 = data_of(settings)
     initial, initial_md5 = initial_of(settings)

@@ -262,7 +262,7 @@ def _quiet_stderr() -> Iterator[None]:
 def main() -> None:
     """Train on the prepared dataset that `keras.dataset` names; write data/runs/keras/ and a run in MLflow."""
     settings = load_params()
-    tracking.sender()  # starts now what takes seconds to start
+    tracking.prepare()  # starts now what takes seconds to start
     choice = prepared.chosen("keras")
     data = prepared.read(choice)
     inputs = inputs_of(choice.dataset, data, choice.md5)

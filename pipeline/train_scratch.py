@@ -81,7 +81,7 @@ def summary(weights: Arrays) -> str:
 def main() -> None:
     """Train on the prepared dataset that `scratch.dataset` names; write data/runs/scratch/ and a run in MLflow."""
     settings = load_params()
-    tracking.sender()  # starts now what takes seconds to start
+    tracking.prepare()  # starts now what takes seconds to start
     choice = prepared.chosen("scratch")
     data = prepared.read(choice)
     inputs = inputs_of(choice.dataset, data, choice.md5)

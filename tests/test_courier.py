@@ -1,6 +1,5 @@
 """The courier beside a training: what reaches MLflow whatever happens to the server, the training or itself."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -22,8 +21,6 @@ from pipeline.tracking.records import Opening, Record, find_record
 from pipeline.tracking.registry import promote
 
 ROOT = Path(__file__).resolve().parents[1]
-N_WRITERS = int(os.environ.get("TEST_WRITERS", "3"))  # the full size: 8 writers, 50 runs each
-N_RUNS = int(os.environ.get("TEST_RUNS", "4"))
 DEAD = "http://ann:secret@127.0.0.1:9/team?token=abc"
 
 pytestmark = [
@@ -234,7 +231,8 @@ def test_a_damaged_database_is_told_in_one_line(settings_of, tmp_path):
         tracking.open_store(settings_of(f"tracking.uri=sqlite:///{tmp_path / 'a.db'}"))
 
 
-def test_many_writers_and_a_reader_share_one_store(settings, client, own, tmp_path):
+@pytest.mark.parametrize(("n_writers", "n_runs"), [(3, 4), pytest.param(8, 50, marks=pytest.mark.slow)])
+def test_many_writers_and_a_reader_share_one_store(n_writers, n_runs, settings, client, own, tmp_path):
     ended = threading.Event()
     failures: list[Exception] = []
 
@@ -247,15 +245,15 @@ def test_many_writers_and_a_reader_share_one_store(settings, client, own, tmp_pa
 
     reader = threading.Thread(target=poll)
     reader.start()
-    given = {"uri": settings.tracking.uri, "epochs": 20, "n_runs": N_RUNS}
-    processes = [trainer.start(own, **given) for _ in range(N_WRITERS)]
+    given = {"uri": settings.tracking.uri, "epochs": 20, "n_runs": n_runs}
+    processes = [trainer.start(own, **given) for _ in range(n_writers)]
     logs = [trainer.finish(process)[1] for process in processes]
     ended.set()
     reader.join()
     assert failures == []
-    assert logs == [[]] * N_WRITERS
+    assert logs == [[]] * n_writers
     records = list((tmp_path / "records").iterdir())
-    assert len(records) == N_WRITERS * N_RUNS
+    assert len(records) == n_writers * n_runs
     for record in records:
         assert_whole(client, tmp_path / "records", record.name)
 

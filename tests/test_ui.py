@@ -168,6 +168,13 @@ def test_only_this_machines_names_and_pages_pass(said, port):
     assert {status(Host="mlflow.example.com"), status(Host=f"10.example.com:{port}")} == {403}
 
 
+def test_it_listens_for_this_machine_alone(said, port):
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    sockets = [line.split() for table in tables for line in table]
+    listening = [address for _, address, _, state, *_ in sockets if state == "0A"]
+    assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
+
+
 def test_sigterm_to_the_command_alone_ends_all_its_processes(settings, environment):
     port = free_port()
     with serving(port, settings.tracking.uri, environment) as (process, _):

@@ -9,6 +9,7 @@ from pipeline.tracking.run import (
     find_run,
     log_model_of,
     open_parent,
+    prepare,
     run_params,
     start_run,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "log_model_of",
     "open_parent",
     "open_store",
+    "prepare",
     "read_past",
     "records_folder",
     "run_params",

@@ -33,7 +33,7 @@ POLL_SECONDS = 0.5  # a live curve lags by this much
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that did not answer is asked again; it doubles
 LAST_TRIES = (0.0, 1.0, 4.0)  # seconds before each, once the training is gone
 FREE_TRIES = 20  # each 50 ms
-NICENESS = 5  # where processors are few, the training comes first
+NICENESS = 15  # where processors are few, the training comes first
 
 Say = Callable[[dict[str, Any]], None]
 

@@ -1,6 +1,7 @@
 """One training as one run: its record on disk, which the courier brings to MLflow while it grows."""
 
 import contextlib
+import functools
 import getpass
 import json
 import logging
@@ -208,6 +209,21 @@ def _ending(error: BaseException | None) -> tuple[str, dict[str, str]]:
     return status, {"error": f"{type(error).__name__}: {error}"}
 
 
+def prepare() -> None:
+    """Start beside all else what a run will need: the courier, and the look at the code, which asks git.
+
+    Called first thing, it has been done by the time that the data are there; else `start_run` does it.
+    """
+    sender()
+    _Beside(own_code)
+
+
+@functools.cache
+def own_code() -> Code:
+    """Return this checkout's code as it was when the process first asked: what it has loaded, not later edits."""
+    return lineage.read_code()
+
+
 @contextlib.contextmanager
 def start_run(
     settings: Settings,
@@ -260,7 +276,7 @@ def start_run(
 class _Beside(threading.Thread):
     """Work that is done beside the training, and whose failure does not end it."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], object]) -> None:
         super().__init__(daemon=True)
         self._work = work
         self.start()
@@ -276,7 +292,7 @@ def _log_lineage(
     run: Run, tags_of: Any, settings: Settings, inputs: Inputs, code: Code | None, overrides: list[str]
 ) -> None:
     """Add where the run comes from; git is asked, which takes tens of milliseconds."""
-    code = code or lineage.read_code()
+    code = code or own_code()
     if code.diff:
         run.log_text(code.diff, lineage.DIFF_FILE)
     run.set_tags(tags_of(settings, inputs, code, overrides) | {"mlflow.source.git.commit": code.commit})
