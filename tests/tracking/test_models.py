@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cache, dataset, evaluate, tracking, train, trained
+from pipeline import cache, dataset, evaluate, prepared, tracking, train, trained
 from pipeline.config import Settings
 from pipeline.files import Arrays, arrays_sha256, load_arrays, save_arrays
 from pipeline.lineage import inputs_of
@@ -117,11 +117,11 @@ def track(settings: Settings, folder: Path) -> Logged:
     with tracking.start_run(settings, settings.net, inputs_of(name, data, md5)) as tracked:
         result, model = train.fit(settings, data, lambda epoch, metrics: None)
         trained.save(result, folder)
-        tracked.log_trained(result, folder, settings, example=data["X_test"][:2], model=model)
+        tracked.log_trained(result, folder, settings, example=prepared.inputs(data["X_test"][:2]), model=model)
         tracked.log_report({"test_accuracy": evaluate.accuracy(result, data)}, {})
     if not (name == "mnist" and settings.net == "scratch"):
         promote(settings, name, md5, partial(evaluate.accuracy, data=data))
-    return Logged(tracked.run_id, result, data)
+    return Logged(tracked.run_id, result, prepared.scaled(data))
 
 
 @pytest.fixture(scope="module")
