@@ -1,8 +1,8 @@
 """`python -m bench [PART…]`: the benchmarks, as a table and in data/reports/bench.json.
 
-Parts: start-up, csv, scratch, keras, tracking, stages, repro; without one, all of them. Each ratio is taken between
-works done in turns in one go, and is the median of the turns' ratios. MNIST's CSVs must be in data/raw/ (`dvc repro
-fetch`). The machine should have nothing else to do.
+Without a part, all of them. Each ratio is taken between works done in turns in one go, and is the median of the turns'
+ratios; those of sweeps are of one sweep each. MNIST's CSVs must be in data/raw/ (`dvc repro fetch`). The machine
+should have nothing else to do.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import data, nets, tracking, whole
+from bench import data, nets, sweeps, tracking, whole
 from pipeline.command import configure_logging
 from pipeline.files import replacing
 
@@ -27,6 +27,9 @@ PARTS: dict[str, Callable[[int], Mapping[str, Any]]] = {
     "tracking": tracking.measure_all,
     "stages": whole.stages,
     "repro": whole.repro,
+    "sweep-rates": lambda n: sweeps.rates(sweeps.Size()),
+    "sweep-idle": lambda n: sweeps.idle(sweeps.Size()),
+    "sweep-pruning": lambda n: sweeps.pruning(sweeps.Size()),
 }
 
 

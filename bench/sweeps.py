@@ -1,21 +1,13 @@
-"""Sweeps of the Keras net on MNIST: how many trials a minute, how idle the workers are, what pruning saves.
+"""Sweeps of the Keras net on MNIST: how many trials a minute, how idle the workers are, what pruning saves."""
 
-`python -m bench.sweeps [PART…] [--trials 16] [--epochs 5] [--seeds 3]`; half an hour for all of it. MNIST's CSVs
-must be in data/raw/ (`dvc repro fetch`), and the machine should have nothing else to do.
-"""
-
-import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.table import Table
 
 from bench.measure import process
 
@@ -31,9 +23,9 @@ RATES = "keras.learning_rate=tag(log, interval(1e-4, 1e-2))"
 class Size:
     """How much is measured."""
 
-    trials: int
-    epochs: int
-    seeds: int
+    trials: int = 16
+    epochs: int = 5
+    seeds: int = 3
 
 
 @contextmanager
@@ -137,25 +129,3 @@ def seconds_to(target: float, trials: "list[FrozenTrial]") -> float:
     begun = min(trial.datetime_start for trial in trials if trial.datetime_start)
     good = [trial for trial in trials if is_complete(trial) and (trial.value or 0.0) >= target]
     return min((trial.datetime_complete - begun).total_seconds() for trial in good if trial.datetime_complete)
-
-
-PARTS: dict[str, Callable[[Size], dict[str, float]]] = {"rates": rates, "idle": idle, "pruning": pruning}
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.sweeps", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
-    for name, usual in (("trials", 16), ("epochs", 5), ("seeds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=usual)
-    arguments = parser.parse_args()
-    size = Size(arguments.trials, arguments.epochs, arguments.seeds)
-    for part in arguments.parts or PARTS:
-        shown = Table(part, "")
-        for name, value in PARTS[part](size).items():
-            shown.add_row(name, f"{value:.3g}")
-        Console().print(shown)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from bench.measure import alternate, median, ratio
-from pipeline import compose, config, evaluate, tracking, train, trained
+from pipeline import compose, config, evaluate, prepared, tracking, train, trained
 from pipeline.config import Settings
 from pipeline.lineage import inputs_of
 
@@ -60,7 +60,7 @@ class Bench:
         report = evaluate.run(result, self.data)
         with self._timed("record_ms"):
             trained.save(result, self.folder / "net")
-            example = self.data["X_test"][:2]
+            example = prepared.inputs(self.data["X_test"][:2])
             run.log_trained(result, self.folder / "net", self.settings, example=example, model=model)
             run.log_report(report.metrics, report.images, report.per_class)
         with self._timed("wait_ms"):
@@ -78,12 +78,14 @@ def measure(overrides: list[str], n: int) -> dict[str, float]:
         bench.tracked()
         bench.parts.clear()
         times = alternate({"untracked": bench.untracked, "tracked": bench.tracked}, n)
-    times["tracked"] = bench.parts.pop("training")
+    parts = zip(*bench.parts.values(), strict=True)
+    times |= {"tracked": bench.parts.pop("training"), "with all": [sum(turn) for turn in parts]}
     rest = {part: 1000 * statistics.median(seconds) for part, seconds in bench.parts.items()}
     return {
         "epochs": settings.section(settings.net).epochs,
         "untracked_s": median(times, "untracked"),
         "tracked_ratio": ratio(times, "tracked", "untracked"),
+        "with_all_ratio": ratio(times, "with all", "untracked"),
         **rest,
     }
 
