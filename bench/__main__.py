@@ -1,6 +1,6 @@
 """`python -m bench [PART…]`: the benchmarks, as a table and in data/reports/bench.json.
 
-Without a part, all of them. Each ratio is taken between works done in turns in one go, and is the median of the turns'
+Without a part, all of them. Each ratio is taken between works done in turns in one go: the median of the turns'
 ratios; those of sweeps are of one sweep each. MNIST's CSVs must be in data/raw/ (`dvc repro fetch`). The machine
 should have nothing else to do.
 """
