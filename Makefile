@@ -59,7 +59,7 @@ bench: setup  ## measure it beside plain scripts (half an hour); parts of it: ma
 	python -m bench $(PARTS)
 
 faults: setup-test  ## kill, starve and mislead it in full (half an hour), and count what survives
-	python -m pytest tests/faults -m "slow or not slow" -s
+	python -m pytest tests/faults -q
 
 lock: .venv/lock/bin/uv  ## write requirements*.txt from pyproject.toml; newest versions: make lock UPGRADE=--upgrade
 	echo "python-dateutil<3" | $(COMPILE) --constraints - --output-file requirements.txt
