@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 class StudySweeper(Sweeper):
     """Hydra's sweeper of a study; its settings are those of conf/hydra/sweeper/study.yaml."""
 
-    def __init__(self, params: Mapping[str, Any], **given: Any) -> None:
-        self._params = dict(params)
+    def __init__(self, params: Mapping[str, Any] | None = None, **given: Any) -> None:
+        self._params = dict(params or {})
         self._given = given
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

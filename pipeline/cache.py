@@ -4,6 +4,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from pipeline.address import redact
 from pipeline.files import Arrays, file_md5, save_arrays
 
 log = logging.getLogger(__name__)
@@ -34,12 +35,13 @@ def find(md5: str, root: Path) -> Path | None:
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
 
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its list of missing files has no names: None
     with Repo(str(root)) as repo:
         path = Path(repo.cache.local.oid_to_path(md5))
         if not path.is_file() and repo.config["core"].get("remote"):
             log.info("%s: looking for it in DVC's remote", md5)
             try:
                 repo.cloud.pull([HashInfo("md5", md5)])
-            except DvcException as error:
-                log.warning("DVC's remote: %s", error)
+            except (DvcException, ImportError, OSError) as error:  # ImportError: an extra of DVC's is missing
+                log.warning("DVC's remote: %s", redact(str(error)))
     return path if path.is_file() and file_md5(path) == md5 else None

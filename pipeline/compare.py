@@ -1,6 +1,6 @@
 """`python -m pipeline.compare [RUN_ID…]`: tracked runs side by side in the terminal, the newest by default."""
 
-import sys
+import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from pipeline.command import command
-from pipeline.config import load_params
+from pipeline.progress import number
 from pipeline.tracking.pages import shown_at
-from pipeline.tracking.table import runs
+from pipeline.tracking.table import own_settings, runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ def _text(value: Any) -> str:
 
 
 def _metric(value: float) -> str:
-    return "-" if value != value else f"{value:.4f}"  # noqa: PLR0124 – only NaN differs from itself
+    return "-" if value != value else number(value)  # noqa: PLR0124 – only NaN differs from itself
 
 
 def _duration(seconds: float) -> str:
@@ -127,8 +127,10 @@ def _duration(seconds: float) -> str:
 @command
 def main() -> None:
     """Print the table of the given runs and where MLflow shows them, or that of the newest runs."""
-    settings = load_params()
-    run_ids = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=__doc__)
+    parser.add_argument("run_ids", nargs="*", metavar="RUN_ID", help="or its beginning; none: the newest runs")
+    run_ids = parser.parse_args().run_ids
+    settings = own_settings()
     table = runs(NEWEST, settings=settings, run_ids=run_ids)
     if table.empty:
         Console(soft_wrap=True).print(NONE_YET, highlight=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.address import redact
 from pipeline.command import command
 from pipeline.config import PARAMS_FILE, Settings, flatten, parse, read_yaml
 from pipeline.errors import SettingsError
@@ -79,7 +80,12 @@ def hydras_reason(error: Exception) -> str:
             if is_dataclass(section.type)
             for key in fields(section.type)
         ]
-    named = re.search(r"'(?:[^'/]*/)?([^']+)'(?:: no such key|\s*Available)", reason)
+    head, options, listed = reason.partition("Available options")
+    if options:
+        where, _, names = listed.partition(":")
+        reason = f"{head.strip()}; available options{where}: {', '.join(names.split())}"
+    reason = re.sub(r"Error parsing override '(.*)'\s+missing EQUAL at '<EOF>'", r"'\1': key=value is needed", reason)
+    named = re.search(r"'(?:[^'/]*/)?([^']+)'(?:: no such key|; available)", reason)
     near = difflib.get_close_matches(named[1], known, n=1) if named else []
     return " ".join(reason.split()) + (f" (did you mean {near[0]}?)" if near else "")
 
@@ -92,7 +98,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     before, after = flatten(old), flatten(new)
     return [
-        f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}"
+        redact(f"{key}: {before.get(key, '(none)')} → {after.get(key, '(none)')}")
         for key in sorted(before.keys() | after.keys())
         if before.get(key, ...) != after.get(key, ...)
     ]

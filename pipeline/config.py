@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
+from pipeline.address import redact
 from pipeline.errors import SettingsError
 
 PARAMS_FILE = Path("params.yaml")
@@ -60,6 +61,11 @@ NOT_NEGATIVE = Rule("a finite number ≥ 0", lambda value: _is_number(value) and
 FRACTION = Rule("a number in [0, 1)", lambda value: _is_number(value) and 0 <= value < 1)
 FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 TEXT = Rule("a text", lambda value: isinstance(value, str) and value != "")
+ADDRESS = Rule(
+    "an address without user, password and query (which MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD hold, "
+    "or MLFLOW_TRACKING_URI as a whole)",
+    lambda value: TEXT.holds(value) and redact(value) == value,
+)
 LAYERS = Rule(
     "a whole number ≥ 1, or a list of them",
     lambda value: whole(1).holds(value) or (bool(value) and _is_whole_list(value)),
@@ -138,7 +144,7 @@ class Keras:
 class Tracking:
     """Where runs are recorded (conf/tracking/)."""
 
-    uri: Annotated[str | None, optional(TEXT)]
+    uri: Annotated[str | None, optional(ADDRESS)]
     experiment: Annotated[str, TEXT]
     reuse: Annotated[bool, FLAG] = True  # a key that came later has a value for the runs of before
 
@@ -277,7 +283,7 @@ def _value(hint: Any, value: Any, name: str, prefix: str, complaints: list[str])
         return _section(hint, value, f"{key}.", complaints)
     kind, rule = get_args(hint)
     if not rule.holds(value):
-        complaints.append(f"{key}: {rule.says} is needed, but got {shown(value)}{_place(prefix)}")
+        complaints.append(f"{key}: {rule.says} is needed, but got {redact(shown(value))}{_place(prefix)}")
         return None
     if any(_is_whole(item) and item > LARGEST_WHOLE for item in (value if isinstance(value, list) else [value])):
         complaints.append(f"{key}: at most {LARGEST_WHOLE:,} is needed, but got {shown(value)}{_place(prefix)}")

@@ -7,7 +7,6 @@ import csv
 import json
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from pipeline import metrics, pictures, prepared, tracking, train_keras, train_scratch, trained
 from pipeline.command import command
 from pipeline.config import NETS, load_params
-from pipeline.files import Arrays, replacing
+from pipeline.files import Arrays, arrays_sha256, replacing
 from pipeline.metrics import Scores
 from pipeline.paths import REPORTS, RUNS
 from pipeline.tracking.registry import promote
@@ -77,11 +76,6 @@ def score(result: Trained, data: Arrays) -> Scores:
     """Return the scores of a trained net on the test rows of a prepared dataset."""
     rows = prepared.scaled({name: data[name] for name in ("X_test", "Y_test")})
     return metrics.score(LOGITS[result.net](result, rows["X_test"]), rows["Y_test"])
-
-
-def accuracy(result: Trained, data: Arrays) -> float:
-    """Return the fraction of the test rows that a trained net labels right."""
-    return score(result, data).accuracy
 
 
 def _images(result: Trained, X: np.ndarray, test: Scores) -> dict[str, bytes]:
@@ -145,7 +139,7 @@ def main() -> None:
     write(reports, common, REPORTS)
     run_ids = []
     for net, report in reports.items():
-        log.info("%s on %s: test accuracy %.4f", net, results[net].dataset, report.metrics["test_accuracy"])
+        log.info("%s on %s: test accuracy %.4f", net, results[net].dataset, report.test.accuracy)
         run_id = tracking.add_report(
             settings, results[net].weights_sha256, report.metrics, report.images, report.per_class
         )
@@ -153,7 +147,8 @@ def main() -> None:
     if run_ids:
         log.info("in MLflow: %s", tracking.shown_at(settings, run_ids))
     for dataset, choice in choices.items():
-        promote(settings, dataset, choice.md5, partial(accuracy, data=data[dataset]))
+        test = {name: data[dataset][name] for name in ("X_test", "Y_test")}
+        promote(settings, dataset, choice.md5, arrays_sha256(test))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,12 @@ def describe(metrics: dict[str, float]) -> str:
     >>> describe({"loss": 0.123456, "val_accuracy": 0.98, "val_loss": 1e300})
     'loss 0.1235  val_accuracy 0.9800  val_loss 1e+300'
     """
-    return "  ".join(f"{name} {value:.{'4f' if abs(value) < 1e4 else '4g'}}" for name, value in metrics.items())
+    return "  ".join(f"{name} {number(value)}" for name, value in metrics.items())
+
+
+def number(value: float) -> str:
+    """Return a figure with four places, or if it is large with four digits."""
+    return f"{value:.{'4f' if abs(value) < 1e4 else '4g'}}"
 
 
 @contextlib.contextmanager

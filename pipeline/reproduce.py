@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import cache, lineage, tracking, trained
-from pipeline.command import command
-from pipeline.config import Settings, load_params
-from pipeline.errors import DataError, SettingsError
+from pipeline.address import redact
+from pipeline.command import USERS_ERRORS, command, one_line
+from pipeline.config import Settings, load_params, read_yaml
 from pipeline.lineage import Code, Inputs
+from pipeline.retrain import ERROR_FILE
 from pipeline.tracking import PastRun
 from pipeline.trained import Trained
 
@@ -61,7 +62,8 @@ def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
                 [sys.executable, "-m", "pipeline.retrain", folder], cwd=code, env=_environment(code), check=False
             )
         if done.returncode:
-            raise MissingError("the training could not be made again: see the line above")
+            said = inputs / ERROR_FILE
+            raise MissingError(said.read_text("utf-8") if said.is_file() else "the training failed: see above")
         return trained.load(inputs / "net")
 
 
@@ -138,11 +140,30 @@ def _checkout(past: PastRun, root: Path, folder: Path) -> Iterator[Path]:
     try:
         _git(root, "worktree", "add", "--detach", "--quiet", str(code), past.code.commit)
         if past.code.diff:
-            diff = past.folder / lineage.DIFF_FILE
-            _git(code, "apply", "--binary", "--whitespace=nowarn", str(diff))
+            _apply(past.folder / lineage.DIFF_FILE, code)
+        _bring_raw(code, root)
         yield code
     finally:
         _git(root, "worktree", "remove", "--force", str(code))
+
+
+def _apply(diff: Path, code: Path) -> None:
+    try:
+        _git(code, "apply", "--binary", "--whitespace=nowarn", str(diff))
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise MissingError(f"the run's changes ({lineage.DIFF_FILE}) do not apply to its commit: {said}") from error
+
+
+def _bring_raw(code: Path, root: Path) -> None:
+    """Link the raw files of the commit's dvc.lock from DVC's cache: so data that are made again need no download."""
+    lock = code / "dvc.lock"
+    stages = read_yaml(lock).get("stages", {}) if lock.is_file() else {}
+    for out in stages.get("fetch", {}).get("outs", []):
+        found = cache.find(out["md5"], root)
+        if found and not (code / out["path"]).exists():
+            (code / out["path"]).parent.mkdir(parents=True, exist_ok=True)
+            (code / out["path"]).symlink_to(found)
 
 
 def _git(root: Path, *arguments: str) -> None:
@@ -201,8 +222,11 @@ def main() -> None:
     given = parser.parse_args()
     try:
         code = reproduce(given.run_id, here=given.here, force=given.force)
-    except (MissingError, DataError, SettingsError, FileNotFoundError) as error:
-        log.error("error: %s", error)
+    except (MissingError, *USERS_ERRORS) as error:
+        log.error("error: %s", redact(one_line(error)))
+        code = MISSING
+    except Exception:
+        log.exception("the run could not be made again")  # not Python's own exit code, 1: that means "it differs"
         code = MISSING
     sys.exit(code)
 

@@ -9,13 +9,19 @@ import sys
 from pathlib import Path
 
 from pipeline import cache, dataset, trained
-from pipeline.command import command
+from pipeline.command import USERS_ERRORS, command, one_line
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError
 from pipeline.files import Arrays, load_arrays
 from pipeline.progress import progress
 from pipeline.train import fit
 from pipeline.trained import Trained
+
+ERROR_FILE = "error.txt"  # in the folder, where the training could not be done: why
+NO_DATA = (
+    "the run's data (md5 {md5}) are neither in DVC's cache nor in its remote, and {reason}: "
+    "`dvc fetch --all-commits` may bring them, or `dvc push` where the run was made"
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +38,13 @@ def _data(folder: Path, settings: Settings) -> Arrays:
         return load_arrays(folder / "data.npz")
     wanted = (folder / "data.md5").read_text(encoding="utf-8")
     log.info("data %s: not in DVC's cache, made again from the settings", wanted)
-    data = dataset.make(settings, settings.section(settings.net).dataset)
+    try:
+        data = dataset.make(settings, settings.section(settings.net).dataset)
+    except (DataError, OSError) as error:
+        raise DataError(NO_DATA.format(md5=wanted, reason=f"cannot be made again ({one_line(error)})")) from error
     made = cache.arrays_md5(data)
     if made != wanted:
-        raise DataError(f"the run's data have md5 {wanted}, but its settings now make data of md5 {made}")
+        raise DataError(NO_DATA.format(md5=wanted, reason=f"made again they have md5 {made}"))
     return data
 
 
@@ -45,7 +54,11 @@ def main() -> None:
     folder = Path(sys.argv[1])
     settings = load_params(folder / "settings.yaml")
     initial = folder / "initial.npz"
-    result = run(settings, _data(folder, settings), load_arrays(initial) if initial.is_file() else None)
+    try:
+        result = run(settings, _data(folder, settings), load_arrays(initial) if initial.is_file() else None)
+    except USERS_ERRORS as error:
+        (folder / ERROR_FILE).write_text(one_line(error), encoding="utf-8")
+        sys.exit(1)
     trained.save(result, folder / "net")
 
 

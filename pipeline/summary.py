@@ -11,6 +11,7 @@ from pipeline.command import command
 from pipeline.config import NETS, PARAMS_FILE, load_params
 from pipeline.errors import SettingsError
 from pipeline.paths import REPORTS, RUNS
+from pipeline.progress import number
 
 COLUMNS = {
     "test_accuracy": "test accuracy",
@@ -30,7 +31,7 @@ def run(metrics: dict[str, dict[str, float]], datasets: dict[str, str]) -> Table
     """Return the table of the figures by net."""
     table = Table("net", "dataset", *COLUMNS.values())
     for net, figures in metrics.items():
-        table.add_row(net, datasets[net], *(f"{figures[name]:.4f}" for name in COLUMNS))
+        table.add_row(net, datasets[net], *(number(figures[name]) for name in COLUMNS))
     return table
 
 

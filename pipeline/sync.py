@@ -7,15 +7,17 @@ record on this disk to another store, `--from URI` the runs of another store to 
 import argparse
 import logging
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.command import command
-from pipeline.config import PARAMS_FILE, Settings, load_params
-from pipeline.tracking import store_root, tracking_uri
+from pipeline.config import Settings
+from pipeline.tracking import tracking_uri
 from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.records import Record, State, all_records
 from pipeline.tracking.store import absolute, check_uri, reason, records_folder
+from pipeline.tracking.table import own_settings
 
 SHORT_ID = 8
 
@@ -93,19 +95,28 @@ def main() -> None:
         help="bring the runs of this store, of the experiment of the same name",
     )
     given = parser.parse_args()
-    settings = load_params(PARAMS_FILE if PARAMS_FILE.is_file() else store_root() / PARAMS_FILE)
+    settings = own_settings()
     uri = absolute(given.to) if given.to else tracking_uri(settings)
     check_uri(uri)
     to = Destination(uri)
     records = _imported(given.source, settings, to) if given.source else waiting(to.key, every=bool(given.to))
     if not records:
         log.info("nothing waits for %s", to.key)
+        _tell_of_others(to.key)
         return
     to.experiment_id(settings.tracking.experiment)  # if the store is away, that is one line
     counts = run(records, to)
     log.info("%s: %s", to.key, counts)
     if counts.failed:
         sys.exit(1)
+
+
+def _tell_of_others(key: str) -> None:
+    """Say which other stores records wait for: an address may have been given to one command only."""
+    stores = Counter(record.opening.store for record in all_records() if record.waits_for(record.opening.store))
+    for store, n in stores.items():
+        if store != key:
+            log.info("%d wait for %s: MLFLOW_TRACKING_URI=%s python -m pipeline.sync", n, store, store)
 
 
 def _imported(source: str, settings: Settings, to: Destination) -> list[Record]:

@@ -6,15 +6,15 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.address import redact
 from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
 from pipeline.config import DATASETS, NETS, Settings, parse
 from pipeline.errors import DataError, SettingsError, SweepError
-from pipeline.files import file_md5
 from pipeline.paths import RUNS, TEST_CSV, TRAIN_CSV
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Part:
         parent: the sweep's own run.
         tags: for this run.
         on_epoch_end: called with the epoch from 0 and its metrics; may raise Pruned.
+        on_result: called with what was learned, before the run ends.
         record_id: of this run's record, as soon as there is one.
         run_id: of this run in MLflow, if it has got that far.
     """
@@ -45,6 +46,7 @@ class Part:
     parent: str | None
     tags: Mapping[str, str]
     on_epoch_end: "OnEpochEnd"
+    on_result: "Callable[[Trained], object] | None" = None
     record_id: str | None = None
     run_id: str | None = None
 
@@ -60,7 +62,7 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
     """
     from pipeline import evaluate, prepared, tracking, trained
     from pipeline.lineage import inputs_of
-    from pipeline.progress import each, progress
+    from pipeline.progress import describe, each, progress
 
     tracking.prepare()  # starts now what takes seconds to start
     section = settings.section(settings.net)
@@ -81,10 +83,12 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
         )
         report = evaluate.run(result, data, with_images=part is None)
         tracked.log_report(report.metrics, report.images, report.per_class)
+        if part and part.on_result:
+            part.on_result(result)
     if part:
         part.run_id = tracked.run_id
     else:
-        log.info("test accuracy %.4f, test loss %.4f", report.test.accuracy, report.test.loss)
+        log.info("%s", describe({name: report.metrics[name] for name in ("test_accuracy", "test_loss")}))
         log.info("run %s, in %s", tracked.run_id or tracked.record_id, folder)
         log.info("in MLflow: %s", tracked.shown_at())
     return result
@@ -144,6 +148,7 @@ def fit(
 def initial_of(settings: Settings) -> tuple["Arrays | None", str | None]:
     """Return the weights that the training starts from, and the md5 of their file; None where they are drawn."""
     from pipeline import trained
+    from pipeline.files import file_md5
 
     if settings.net != "keras" or not settings.keras.warm_start:
         return None, None
@@ -206,6 +211,28 @@ def app(composed: "DictConfig") -> float:
     return objective_of(settings, result)
 
 
+def _check_secrets(arguments: list[str]) -> None:
+    """Exit where an address has a password: Hydra writes its command line to outputs/ before it calls anything."""
+    for argument in arguments:
+        if redact(argument) != argument:
+            sys.exit(
+                f"error: {redact(argument)}: an address without user, password and query is needed, as Hydra writes the "
+                "command line to a file; let the environment hold it: MLFLOW_TRACKING_URI, or KEY='${oc.env:NAME}'"
+            )
+
+
+def _sweep_has_begun() -> bool:
+    """Return whether what goes wrong is a sweep's, and no longer Hydra's."""
+    return "pipeline.study.sweeper" in sys.modules or "PIPELINE_GRID" in os.environ
+
+
+def _interrupted() -> None:
+    """Exit as shells expect it at Ctrl-C, once an open grid has told what has come of it."""
+    if "pipeline.study.grid" in sys.modules:
+        sys.modules["pipeline.study.grid"].interrupt()
+    sys.exit(INTERRUPTED)
+
+
 def main() -> None:
     """Hand `app` to Hydra; a user's mistake ends with one line and exit code 1."""
     import hydra
@@ -226,6 +253,7 @@ def main() -> None:
             return math.nan
 
     configure_logging()
+    _check_secrets(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its own errors on instead of printing them
     try:
         hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
@@ -236,11 +264,13 @@ def main() -> None:
     except (SettingsError, DataError, SweepError) as error:  # a sweep's
         sys.exit(f"error: {one_line(error)}")
     except (ValueError, OSError, yaml.YAMLError) as error:
-        if begun:  # a fault of the code, which is to be seen whole
+        if begun or (_sweep_has_begun() and not isinstance(error, OSError)):  # a fault of the code: seen whole
             raise
+        if _sweep_has_begun():
+            sys.exit(f"error: {one_line(error)}")
         sys.exit(f"error: Hydra cannot start: {' '.join(one_line(error).split())}")
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        _interrupted()
     if mistakes:
         sys.exit("\n".join(f"error: {one_line(error)}" for error in mistakes))
 

@@ -1,5 +1,6 @@
 """`make ui`: MLflow's UI on the project's store, for this machine alone."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -10,11 +11,11 @@ import sys
 import time
 
 from pipeline.command import command
-from pipeline.config import Settings, load_params
+from pipeline.config import Settings
 from pipeline.errors import SettingsError
 from pipeline.tracking import open_store, tracking_uri
 from pipeline.tracking.pages import is_served, results_page, run_page, server
-from pipeline.tracking.table import runs
+from pipeline.tracking.table import own_settings, runs
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -110,8 +111,14 @@ def newest(settings: Settings) -> list[str]:
 @command
 def main() -> None:
     """Serve the project's store on 127.0.0.1 until Ctrl-C; the port is the first argument, else 5000."""
-    settings = load_params()
-    port = port_of(sys.argv[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.ui", description="Show the tracked runs in MLflow's pages."
+    )
+    parser.add_argument(
+        "port", nargs="*", metavar="PORT", help=f"from 1 to {LARGEST_PORT}; {PORT} where it is left out"
+    )
+    port = port_of(parser.parse_args().port)
+    settings = own_settings()
     if is_served(settings):
         log.info("the tracking server shows the runs itself: %s", server(settings))
         return

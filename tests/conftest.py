@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,17 @@ def small(tmp_path_factory, clone, call) -> Project:
 
 @pytest.fixture(scope="session")
 def settings_of() -> Callable[..., Settings]:
-    """Return a function that composes the project's conf/ with overrides: `settings_of("keras.units=8")`."""
+    """Return a function that composes the project's conf/ with overrides: `settings_of("keras.units=8")`.
+
+    Its `uri` is the store's address, past the check that refuses one with a password.
+    """
     from pipeline import compose
 
-    return lambda *overrides: parse(yaml.safe_load(compose.run(ROOT / "conf", overrides)))
+    def settings(*overrides: str, uri: str | None = None) -> Settings:
+        found = parse(yaml.safe_load(compose.run(ROOT / "conf", overrides)))
+        return replace(found, tracking=replace(found.tracking, uri=uri)) if uri else found
+
+    return settings
 
 
 @pytest.fixture(scope="session")

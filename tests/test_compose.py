@@ -55,9 +55,10 @@ def test_params_in_git_are_what_conf_composes_to():
     [
         ("keras.unit=3", r"Could not override 'keras\.unit': no such key \(did you mean keras\.units\?\)$"),
         ("kears=deep", r"Could not override 'kears': no such key \(did you mean keras\?\)$"),
-        ("keras=wide", r"Could not find 'keras/wide' Available options in 'keras': deep default$"),
-        ("experiment=quikc", r"Available options in 'experiment': .* \(did you mean quick\?\)$"),
+        ("keras=wide", r"Could not find 'keras/wide'; available options in 'keras': deep, default$"),
+        ("experiment=quikc", r"; available options in 'experiment': .* \(did you mean quick\?\)$"),
         ("keras.units=[1", r"no viable alternative at input '\[1'$"),
+        ("foo", r"'foo': key=value is needed$"),
         ("scratch=null", "Config group override must be a string or a list"),
     ],
 )
@@ -73,6 +74,11 @@ def test_a_changed_key_is_logged_old_to_new(params, caplog):
     compose.write(compose.run(overrides=["keras.units=64"]), params, lock)
     assert "keras.units: 512 → 64" in caplog.messages
     assert yaml.safe_load(params.read_text())["keras"]["units"] == 64
+
+
+def test_a_changed_address_shows_no_password():
+    lines = compose.changes({"tracking": {"uri": None}}, {"tracking": {"uri": "http://ann:secret@host"}})
+    assert lines == ["tracking.uri: None → http://host"]
 
 
 def test_a_first_params_file_is_written(tmp_path):

@@ -109,6 +109,17 @@ def test_a_misspelt_key_is_one_mistake(composed):
         config.parse(composed)
 
 
+@pytest.mark.parametrize(
+    "uri", ["http://ann:secret@host:5000", "postgresql://ann:secret@db/x", "https://host?t=secret"]
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(composed, uri):
+    with pytest.raises(
+        SettingsError, match=r"^tracking\.uri: an address without user.* MLFLOW_TRACKING_URI"
+    ) as caught:
+        config.parse(put(composed, "tracking.uri", uri))
+    assert "secret" not in str(caught.value)
+
+
 def test_csvs_are_named_for_a_source_that_reads_them(composed):
     for key in ("train_csv", "test_csv"):
         put(composed, f"mnist.{key}", "a.csv")

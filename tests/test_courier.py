@@ -88,7 +88,7 @@ def test_without_a_server_the_training_ends_well_and_says_so_once(own, tmp_path)
 
 def test_without_a_server_an_evaluation_says_so_once_and_its_figures_stay(settings_of, caplog, tmp_path):
     uri = "http://ann:secret@127.0.0.1:9/evaluated"
-    settings = settings_of("scratch.dataset=mnist", "scratch.epochs=2", f"tracking.uri='{uri}'")
+    settings = settings_of("scratch.dataset=mnist", "scratch.epochs=2", uri=uri)
     data = rows()
     with tracking.start_run(settings, "scratch", inputs_of("mnist", data, DATA_MD5), code=CODE) as run:
         result = train_scratch.run(settings.scratch, data, 0, run.on_epoch_end)
@@ -211,7 +211,7 @@ def test_a_model_is_added_to_a_run_that_had_none(settings, start, client, tmp_pa
 
 @pytest.mark.parametrize("uri", ["htp://host", "mlruns", "ftp://ann:secret@host/x"])
 def test_an_address_that_is_none_is_a_mistake_told_at_once(settings_of, uri):
-    settings = settings_of(f"tracking.uri='{uri}'")
+    settings = settings_of(uri=uri)
     started = tracking.start_run(settings, "scratch", inputs_of("mnist", rows(), DATA_MD5), code=CODE)
     with pytest.raises(SettingsError, match="an address like sqlite:///mlflow") as caught, started:
         pass

@@ -120,6 +120,10 @@ def test_a_difference_is_located(again, line):
     assert differences(net(), again) == [line]
 
 
+def test_the_beginning_of_an_id_will_do(project, clean_run):
+    assert project.reproduce(clean_run[:8])[0] == IDENTICAL
+
+
 def test_a_run_is_reproduced_and_the_checkout_is_left_alone(project, clean_run):
     before = project.do("git", "status", "--porcelain", "--branch")
     code, said = project.reproduce(clean_run)
@@ -184,7 +188,9 @@ def test_one_altered_pixel_is_another_digest_and_the_older_data_are_found(projec
         (project.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     code, said = project.reproduce(first)
     assert code == MISSING
-    assert f"the run's data have md5 {project.tags(first)['data.md5']}" in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert f"the run's data (md5 {project.tags(first)['data.md5']}) are neither in DVC's cache nor in its" in line
+    assert "`dvc fetch --all-commits`" in line
 
 
 def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
@@ -204,6 +210,19 @@ def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
     assert "`git fetch --all`" in said_with("git.commit", "1" * 40)
     assert "cpu Z80 (here: " in said_with("cpu", "Z80")
     assert "numpy 1.0 (here: " in said_with("numpy", "1.0")
+
+
+def test_changes_that_do_not_apply_are_named(project, clean_run, tmp_path):
+    from mlflow import MlflowClient
+
+    (tmp_path / "code.diff").write_text("no diff\n")
+    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client.log_artifact(clean_run, str(tmp_path / "code.diff"))
+    code, said = project.reproduce(clean_run)
+    assert code == MISSING
+    assert said.splitlines()[-1].startswith(
+        "error: the run's changes (code.diff) do not apply to its commit: error: "
+    )
 
 
 def test_an_unknown_run_is_one_line(project):

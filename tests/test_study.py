@@ -366,24 +366,24 @@ def test_a_study_goes_on_with_the_same_alone(here, composer):
             settle(changed)
         assert told in str(caught.value)
         assert "another hydra.sweeper.study_name" in str(caught.value)
-    signature.settle_data(study, "synthetic", "a")
-    signature.settle_data(study, "synthetic", "a")
+    signature.settle_md5(study, "synthetic", "a")
+    signature.settle_md5(study, "synthetic", "a")
     with pytest.raises(SettingsError, match="begun with other data: synthetic: a → b"):
-        signature.settle_data(study, "synthetic", "b")
+        signature.settle_md5(study, "synthetic", "b")
 
 
 def test_a_folder_of_an_earlier_study_is_not_written_into(here):
     (here / "multirun/s/0").mkdir(parents=True)
     study = storage.open_study(None, "s", "minimize")
     with pytest.raises(SettingsError, match="holds the trials of an earlier study"):
-        signature.settle(study, {}, Path("multirun/s"))
+        signature.settle(study, {"direction": "minimize"}, Path("multirun/s"))
 
 
 def test_another_projects_study_is_refused(here):
     study = storage.open_study(None, "s", "minimize")
     study.tell(study.ask(), 1.0)
     with pytest.raises(SettingsError, match="is not a study of this project"):
-        signature.settle(study, {}, Path("multirun/s"))
+        signature.settle(study, {"direction": "minimize"}, Path("multirun/s"))
 
 
 def row(number: int, state: str, value: float | None = None, **more) -> Row:
@@ -400,7 +400,8 @@ def test_the_leaderboard_has_the_best_first_and_the_failed_last():
     assert board.best(ROWS[:1], "minimize") is None
     goal = Goal("loss", "minimize", 4)
     assert board.columns(ROWS, goal) == ["trial", "loss", "keras.units", "time", "state"]
-    assert board.cells(ROWS[0], ROWS) == ["0", "-", "0", "0.0s", "failed: E: no"]
+    assert board.cells(ROWS[0], ROWS) == ["0", "-", "0", "0.0s", "failed"]
+    assert board.errors(ROWS) == ["trial 0: E: no"]
 
 
 def test_the_winners_command_has_what_its_settings_depend_on_alone():
@@ -413,7 +414,7 @@ def test_failures_end_a_sweep_badly_if_too_many_or_all():
         SweepError, match=r"1 of 4 trials failed, where max_failure_rate is 0\.2; the first, 0: E: no"
     ):
         board.check_failures(ROWS, 0.2)
-    with pytest.raises(SweepError, match="1 of 1 trials failed"):
+    with pytest.raises(SweepError, match="the one trial failed; the first, 0: E: no"):
         board.check_failures(ROWS[:1], 1)
 
 

@@ -35,9 +35,9 @@ def sync(call, own, settings_of, tmp_path):
     """Return a function that calls the command for a store, and returns what it says."""
 
     def run(uri: str, *arguments: str, code: int = 0) -> str:
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of(f"tracking.uri='{uri}'"))))
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of())))
         command = (sys.executable, "-m", "pipeline.sync", *arguments)
-        return call(tmp_path, *command, env=own, code=code).stderr
+        return call(tmp_path, *command, env=own | {"MLFLOW_TRACKING_URI": uri}, code=code).stderr
 
     return run
 
@@ -152,6 +152,13 @@ def test_a_store_that_is_away_is_one_line_without_a_password(sync, tmp_path):
     write_record("http://127.0.0.1:9", tmp_path)
     said = sync("http://ann:secret@127.0.0.1:9", code=1)
     assert said == "error: tracking.uri: http://127.0.0.1:9 cannot be opened: connection refused\n"
+
+
+def test_what_waits_for_another_store_is_told(sync, store, tmp_path):
+    write_record("http://127.0.0.1:9", tmp_path)
+    assert sync(store).splitlines()[1:] == [
+        "1 wait for http://127.0.0.1:9: MLFLOW_TRACKING_URI=http://127.0.0.1:9 python -m pipeline.sync"
+    ]
 
 
 def test_to_brings_every_record_to_another_store(waiting, sync, store, new_store, tmp_path):

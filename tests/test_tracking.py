@@ -16,6 +16,7 @@ import yaml
 from pipeline import tracking, trained
 from pipeline.config import to_dict
 from pipeline.lineage import inputs_of
+from pipeline.tracking.run import run_name
 from pipeline.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,6 +205,24 @@ def test_a_runs_name_says_net_dataset_and_what_was_overridden(start, client):
     name = client.get_run(run.run_id).info.run_name
     assert name.startswith("scratch synthetic")
     assert "n_hidden=3" in name
+
+
+def test_a_runs_name_tells_groups_and_shows_no_folder(settings):
+    given = [
+        "net=keras",
+        "keras=deep",
+        "mnist=digits",
+        "keras.epochs=1",
+        "mnist.train_csv=/home/ann/a.csv",
+        "scratch=x",
+    ]
+    name = run_name(replace(settings, net="keras"), "keras", given)
+    assert name == "keras mnist keras=deep mnist=digits epochs=1 mnist.train_csv=a.csv"
+
+
+def test_own_csvs_are_their_own_source(settings):
+    own = replace(settings, mnist=replace(settings.mnist, train_csv="a.csv", test_csv="b.csv"))
+    assert tracking.run_params(own, "keras")["mnist.source"] == "csv"
 
 
 def test_a_trained_net_is_logged_whole(start, client, settings, tmp_path):

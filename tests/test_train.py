@@ -262,6 +262,7 @@ def test_the_objective_needs_validation_rows_where_it_is_of_them(settings_of):
         (["scratch.activation=swish"], "scratch.activation: one of tanh, sigmoid, relu is needed, but got 'swish'"),
         (["objective=val_loss", "preprocess.validation_fraction=0"], "objective: loss or accuracy is needed"),
         (["keras.units=[1"], "no viable alternative"),
+        (["tracking.uri=http://ann:secret@h"], "tracking.uri=http://h: an address without user, password and query"),
         (["tracking=null"], "Config group override must be a string or a list"),
         (["hydra.run.dir=/proc/none"], "Hydra cannot start: /proc/none: No such file or directory"),
         (["net=scratch", "mnist=digits"], "net=scratch on synthetic reads nothing of mnist"),

@@ -51,7 +51,8 @@ def main(
     from pipeline.lineage import inputs_of
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    overrides = ["net=scratch", "scratch.dataset=mnist", f"scratch.epochs={epochs}", f"tracking.uri='{uri}'"]
+    overrides = ["net=scratch", "scratch.dataset=mnist", f"scratch.epochs={epochs}"]
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # which may hold a password, as tracking.uri may not
     settings = parse(yaml.safe_load(compose.run(ROOT / "conf", overrides)))
     data = rows()
     for _ in range(n_runs):

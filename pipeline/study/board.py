@@ -2,15 +2,17 @@
 
 import contextlib
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.config import DATASETS, NETS
 from pipeline.errors import SweepError
 from pipeline.study.options import Direction
-from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Row
+from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,18 +56,10 @@ def count(rows: Sequence[Row], state: str) -> int:
 def progress(title: str, goal: Goal) -> Iterator[Callable[[Sequence[Row]], None]]:
     """Yield what is called with all trials that have ended, as often as one likes, and shows them.
 
-    In a terminal it is a bar, elsewhere a log line for each new one.
+    In a terminal it is a bar, elsewhere a log line for each that is not among those of the first call.
     """
     if not sys.stderr.isatty():
-        seen: set[int] = set()
-
-        def tell(rows: Sequence[Row]) -> None:
-            for row in rows:
-                if row.number not in seen:
-                    log.info("%s", _line(row, rows, goal))
-            seen.update(row.number for row in rows)
-
-        yield tell
+        yield _Lines(goal).tell
         return
 
     from rich.console import Console
@@ -75,6 +69,23 @@ def progress(title: str, goal: Goal) -> Iterator[Callable[[Sequence[Row]], None]
     with Progress(*columns, TextColumn("{task.fields[best]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=goal.n_trials, best="")
         yield lambda rows: bar.update(task, completed=len(rows), best=_so_far(rows, goal))
+
+
+class _Lines:
+    """Logs a line for each trial that ends, with the count and the best as they then are."""
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+        self._told: list[Row] | None = None
+
+    def tell(self, rows: Sequence[Row]) -> None:
+        if self._told is None:
+            self._told = list(rows)
+        known = {row.number for row in self._told}
+        for row in rows:
+            if row.number not in known:
+                self._told.append(row)
+                log.info("%s", line(row, self._told, self._goal))
 
 
 def leaderboard(rows: Sequence[Row], goal: Goal) -> "Table":
@@ -103,10 +114,22 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
     return [
         str(row.number),
         value,
-        *(row.params.get(key, "-") for key in _keys(rows)),
+        *(row.params.get(key, "-") if reads(outcome, key) else "-" for key in _keys(rows)),
         f"{outcome.seconds:.1f}s",
-        f"{state}: {outcome.error}" if outcome.error else state,
+        state,
     ]
+
+
+def errors(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each failed trial."""
+    return [f"trial {row.number}: {row.outcome.error}" for row in rows if row.outcome.error]
+
+
+def reads(outcome: Outcome, override: str) -> bool:
+    """Return whether a trial reads what an override, or its key, sets: nothing of the other net, nor of its data."""
+    group = re.split(r"\W", override.lstrip("+~"), maxsplit=1)[0]
+    others = {*NETS, *DATASETS} - {outcome.net, outcome.dataset}
+    return outcome.net is None or group not in others
 
 
 def figure(value: float) -> str:
@@ -127,7 +150,7 @@ def command(winner: Row) -> str:
     >>> command(Row(0, {}, Outcome("complete", given)))
     "dvc exp run -S 'keras.units=[64,32]'"
     """
-    told = [text for text in winner.outcome.overrides if not _is_no_result(text)]
+    told = [text for text in winner.outcome.overrides if not _is_no_result(text) and reads(winner.outcome, text)]
     return " ".join(["dvc exp run", *(f"-S {shlex.quote(text)}" for text in told)])
 
 
@@ -141,8 +164,11 @@ def show_end(rows: Sequence[Row], goal: Goal, address: str | None) -> None:
     console = Console()
     if not console.is_terminal:  # a pipe: one line a trial
         console = Console(width=width_of(table))
-    console.print(table)
-    lines = []
+    with console.capture() as shown:
+        console.print(table)
+    lines = [text.rstrip() for text in shown.get().splitlines()]
+    console.file.write("\n".join(lines) + "\n")
+    lines = errors(rows)[:SHOWN]
     if len(rows) > SHOWN:
         lines.append(f"... and {len(rows) - SHOWN} more, in MLflow")
     n_pruned, n_failed = count(rows, PRUNED), count(rows, FAILED)
@@ -152,26 +178,31 @@ def show_end(rows: Sequence[Row], goal: Goal, address: str | None) -> None:
         lines.append(f"compared: {address}")
     winner = best(rows, goal.direction)
     if winner:
-        lines.append(f"the winner as the project's own result: {command(winner)}")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        which = f" (net={winner.outcome.net})" if "net" in _keys(rows) else ""
+        lines.append(f"the winner{which} as the project's own result: {command(winner)}")
+    for text in lines:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def check_failures(rows: Sequence[Row], max_rate: float) -> None:
     """Raise SweepError if too many trials have failed, or all."""
     failed = [row for row in rows if row.outcome.state == FAILED]
-    if failed and (len(failed) == len(rows) or len(failed) / len(rows) > max_rate):
+    if failed and len(failed) == len(rows):
+        n_all = f"all {len(rows)} trials" if len(rows) > 1 else "the one trial"
+        raise SweepError(f"{n_all} failed; the first, {failed[0].number}: {failed[0].outcome.error}")
+    if failed and len(failed) / len(rows) > max_rate:
         raise SweepError(
             f"{len(failed)} of {len(rows)} trials failed, where max_failure_rate is {max_rate:g}; "
             f"the first, {failed[0].number}: {failed[0].outcome.error}"
         )
 
 
-def _line(row: Row, rows: Sequence[Row], goal: Goal) -> str:
+def line(row: Row, rows: Sequence[Row], goal: Goal) -> str:
+    """Return a line for a trial that has ended, the last one of `rows`."""
     outcome = row.outcome
     state = "reused" if outcome.reused else "" if outcome.state == COMPLETE else outcome.state
     value = "" if outcome.value is None else f"{goal.objective} {figure(outcome.value)}"
-    params = " ".join(f"{key}={value}" for key, value in row.params.items())
+    params = " ".join(f"{key}={value}" for key, value in row.params.items() if reads(outcome, key))
     told = (f"trial {row.number} ({len(rows)}/{goal.n_trials})", state, outcome.error or value, params)
     return "  ".join(filter(None, (*told, _so_far(rows, goal))))
 

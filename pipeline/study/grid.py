@@ -4,6 +4,7 @@ Hydra calls `Grid` where such a sweep begins and ends, wherever `job` then runs.
 finished with the same settings, data and code is reused, not repeated.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,16 +12,18 @@ import math
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.command import USERS_ERRORS, one_line
-from pipeline.config import Settings, parse
-from pipeline.errors import SweepError
+from pipeline.config import Settings
+from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
     from hydra.conf import HydraConf
@@ -31,9 +34,11 @@ if TYPE_CHECKING:
     from pipeline.study.trial import Outcome, Row
 
 PARENT = "PIPELINE_GRID"  # in the environment of the jobs, whichever processes run them: the parent's record
+TOTAL = "PIPELINE_GRID_TRIALS"  # likewise: how many there are
+FILE = "outcome.json"  # as trial.FILE
 RESULTS = Path("studies/results")  # a file for each training that can be reused
 
-_open: "dict[str, tuple[Sweep, tracking.Run]]" = {}  # not in Grid, which joblib copies into other processes
+_open: "dict[str, tuple[Sweep, tracking.Run, Path]]" = {}  # not in Grid, which joblib copies into other processes
 
 log = logging.getLogger(__name__)
 
@@ -46,40 +51,111 @@ class Grid(Callback):
         self._keep_models = keep_models
 
     def on_multirun_start(self, config: "DictConfig", **_: Any) -> None:
-        """Check the settings, and open the parent run."""
+        """Check all that the grid will try, and open the parent run."""
         if not _is_grid(config):
             return
-        from pipeline.study import report
+        with _told():
+            self._begin(config)
+
+    def _begin(self, config: "DictConfig") -> None:
+        from pipeline.study import checks, options, report
         from pipeline.study.worker import ONE_THREAD
 
-        try:
-            settings = _settings(config)
-            if "joblib" in config.hydra.launcher._target_:
-                os.environ.update(ONE_THREAD)
-            os.environ[PARENT] = uuid.uuid4().hex
-            sweep = report.Sweep(
-                settings, os.environ[PARENT], _name(config), _space(config), _goal(settings, 0), self._keep_models
-            )
-            _open[os.environ[PARENT]] = sweep, report.begin(sweep)
-        except USERS_ERRORS as error:  # Hydra would make a warning of it
-            sys.exit(f"error: {one_line(error)}")
+        options.check_grid(self._max_failure_rate, self._keep_models)
+        settings, space, n_trials = _checked(config)
+        folder = Path(config.hydra.sweep.dir)
+        if any(folder.glob(f"*/{FILE}")):
+            raise SettingsError(f"hydra.sweep.dir: {folder} holds an earlier sweep's trials; name another folder")
+        for needed in (folder, RESULTS):
+            checks.make_folder(needed)
+        if "joblib" in config.hydra.launcher._target_:
+            os.environ.update(ONE_THREAD)
+        for chatty in ("hydra", "hydra_plugins"):  # a line before each job
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        os.environ |= {PARENT: uuid.uuid4().hex, TOTAL: str(n_trials)}
+        goal = _goal(settings, n_trials)
+        sweep = report.Sweep(settings, os.environ[PARENT], _name(folder), space, goal, self._keep_models)
+        _open[os.environ[PARENT]] = sweep, report.begin(sweep), folder
 
     def on_multirun_end(self, config: "DictConfig", **_: Any) -> None:
         """Tell what came of it, in MLflow and in the terminal; too many failures end it with exit code 1."""
         if not _is_grid(config):
             return
+        with _told():
+            self._end()
+
+    def _end(self) -> None:
         from pipeline.study import board, report
 
-        sweep, parent = _open.pop(os.environ.pop(PARENT))
-        rows = _rows(Path(config.hydra.sweep.dir))
-        sweep = replace(sweep, goal=_goal(sweep.settings, len(rows)))
+        sweep_id = os.environ.pop(PARENT)
+        sweep, parent, folder = _open.pop(sweep_id)
+        rows = _rows(folder, sweep_id)
         with parent:
             report.tell(sweep, parent, rows, {})
-        board.show_end(rows, sweep.goal, report.compared(sweep, rows))
-        try:
-            board.check_failures(rows, self._max_failure_rate)
-        except SweepError as error:
-            sys.exit(f"error: {one_line(error)}")
+        board.show_end(rows, sweep.goal, report.compared(sweep, parent, rows))
+        board.check_failures(rows, self._max_failure_rate)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """End the process at an error: Hydra would make a warning of it, and go on."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        from pipeline.compose import hydras_reason
+
+        sys.exit(f"error: {hydras_reason(error)}")
+    except USERS_ERRORS as error:
+        sys.exit(f"error: {one_line(error)}")
+    except Exception:  # a fault of the code, which is to be seen whole
+        log.exception("the sweep cannot go on")
+        sys.exit(1)
+
+
+def interrupt() -> None:
+    """Tell what has come of the grid of this process, which was interrupted."""
+    from pipeline.study import report
+
+    for sweep_id, (sweep, parent, folder) in _open.items():
+        rows = _rows(folder, sweep_id)
+        log.info(
+            "grid %s: interrupted after %d of %d trials; the same command reuses what has finished",
+            *(sweep.name, len(rows), sweep.goal.n_trials),
+        )
+        report.tell(sweep, parent, rows, {}, is_over=False)
+        parent.end("KILLED")
+    _open.clear()
+
+
+def _checked(config: "DictConfig") -> tuple[Settings, dict[str, str], int]:
+    """Return the settings with the first value of all that varies, what varies, and the number of trials.
+
+    Raises:
+        SettingsError: a value is not allowed, or is none of a grid.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    from pipeline.study import checks
+    from pipeline.study.composer import Composer
+
+    composer = Composer(GlobalHydra.instance().config_loader(), config)
+    in_conf = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    given = composer.parsed([*in_conf, *config.hydra.overrides.task])
+    latest = {override.get_key_element(): override for override in given}
+    fixed = [str(override.input_line) for override in latest.values() if not override.is_sweep_override()]
+    varying = {key: override for key, override in latest.items() if override.is_sweep_override()}
+    texts = {key: str(override.input_line).partition("=")[2].strip() for key, override in varying.items()}
+    tried = []
+    for key, override in varying.items():
+        if not override.is_discrete_sweep():
+            raise SettingsError(
+                f"{key}={texts[key]}: an interval needs hydra/sweeper=study; a grid takes choice(…) or range(…)"
+            )
+        tried.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        if not tried[-1]:
+            raise SettingsError(f"{key}={texts[key]}: at least one value is needed")
+    space = {key.lstrip("+~"): text for key, text in texts.items()}
+    return checks.check(composer, fixed, tried), space, math.prod(map(len, tried))
 
 
 def job(composed: "DictConfig", hydra: "HydraConf") -> float:
@@ -89,12 +165,16 @@ def job(composed: "DictConfig", hydra: "HydraConf") -> float:
         composed: the config of the training.
         hydra: Hydra's own.
     """
-    from pipeline.study import trial
-    from pipeline.study.board import figure
+    from filelock import FileLock
+
+    from pipeline.study import board, trial
     from pipeline.train import Part
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)  # not Hydra's
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-    part = Part(os.environ.get(PARENT), {"sweep.trial": str(hydra.job.num)}, lambda epoch, metrics: None)
+    sweep_id = os.environ.get(PARENT)
+    tags = {"sweep": _name(folder.parent), "sweep.trial": str(hydra.job.num)}
+    part = Part(sweep_id, tags, lambda epoch, metrics: None)
     key = None
     try:
         settings = trial.settings_of(composed)
@@ -102,12 +182,14 @@ def job(composed: "DictConfig", hydra: "HydraConf") -> float:
         outcome = _reused(settings, key, overrides) or trial.train(composed, folder, overrides, part)
     except USERS_ERRORS as error:
         outcome = trial.Outcome(trial.FAILED, tuple(overrides), error=one_line(error))
-    trial.save(outcome, folder, number=hydra.job.num)
     if key and outcome.state == trial.COMPLETE and not outcome.reused:
         trial.save(outcome, RESULTS / key, place=str(folder), store=_store(settings))
-    value = math.nan if outcome.value is None else outcome.value
-    log.info("trial %d  %s", hydra.job.num, outcome.error or figure(value))
-    return value
+    with FileLock(folder.parent / ".lock"):  # so that of two that end at once each has its own count
+        trial.save(outcome, folder, number=hydra.job.num, sweep=sweep_id)
+        rows = _rows(folder.parent, sweep_id)
+        own = next(row for row in rows if row.number == hydra.job.num)
+        log.info("%s", board.line(own, rows, _goal(settings, int(os.environ[TOTAL]))))
+    return math.nan if outcome.value is None else outcome.value
 
 
 def _key(settings: Settings) -> str:
@@ -135,6 +217,8 @@ def _reused(settings: Settings, key: str, overrides: Sequence[str]) -> "Outcome 
         result = trained.load(Path(kept["place"]) / "net")
     except (DataError, OSError):
         return None
+    if result.weights_sha256 != kept["weights_sha256"]:  # another training has been there since
+        return None
     log.info("reused, as settings, data and code are the same: %s (tracking.reuse=false trains anew)", kept["place"])
     value = objective_of(settings, result)  # which may be another objective than that of the earlier grid
     return replace(trial.outcome_from(kept), value=value, overrides=tuple(overrides), reused=True)
@@ -142,16 +226,17 @@ def _reused(settings: Settings, key: str, overrides: Sequence[str]) -> "Outcome 
 
 def _store(settings: Settings) -> str:
     from pipeline import tracking
-    from pipeline.tracking.address import redact
+    from pipeline.address import redact
 
     return f"{redact(tracking.tracking_uri(settings))} {settings.tracking.experiment}"
 
 
-def _rows(folder: Path) -> "list[Row]":
-    """Return the trials whose outcomes stand in the folders of a sweep's jobs."""
+def _rows(folder: Path, sweep_id: str | None) -> "list[Row]":
+    """Return the trials of a sweep whose outcomes stand in the folders of its jobs."""
     from pipeline.study import trial
 
     kept = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob(f"*/{trial.FILE}")]
+    kept = [(path, one) for path, one in kept if one.get("sweep") == sweep_id]
     kept.sort(key=lambda one: int(one[1]["number"]))
     given = [dict(text.lstrip("+").partition("=")[::2] for text in one["overrides"]) for _, one in kept]
     varying = {key for params in given for key in params if len({other.get(key) for other in given}) > 1}
@@ -170,23 +255,9 @@ def _is_grid(config: "DictConfig") -> bool:
     return bool(config.hydra.sweeper._target_.endswith(".BasicSweeper"))
 
 
-def _settings(config: "DictConfig") -> Settings:
-    """Return the settings that the sweep as a whole has: what varies is as in conf/."""
-    from omegaconf import OmegaConf, open_dict
-
-    own = config.copy()
-    with open_dict(own):
-        own.pop("hydra", None)
-    return parse(OmegaConf.to_container(own, resolve=True))  # type: ignore[arg-type]
-
-
-def _space(config: "DictConfig") -> dict[str, str]:
-    return {text.partition("=")[0].lstrip("+~"): text.partition("=")[2] for text in config.hydra.overrides.task}
-
-
-def _name(config: "DictConfig") -> str:
-    """Return the grid's name, from its folder: 2026-07-01/12-30-00."""
-    return "/".join(Path(config.hydra.sweep.dir).parts[-2:])
+def _name(folder: Path) -> str:
+    """Return the grid's name, from its folder: 2026-07-01/12-30-00-123456."""
+    return "/".join(folder.parts[-2:])
 
 
 def _goal(settings: Settings, n_trials: int) -> Any:

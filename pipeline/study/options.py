@@ -71,8 +71,8 @@ def read(given: Mapping[str, Any]) -> Options:
         SettingsError: one line for each value that is not allowed.
     """
     complaints: list[str] = []
-    sampler = _section(Sampler, given["sampler"], f"{SECTION}.sampler", complaints)
-    pruner = _section(Pruner, given["pruner"], f"{SECTION}.pruner", complaints)
+    sampler = _section(Sampler, given.get("sampler"), f"{SECTION}.sampler", complaints)
+    pruner = _section(Pruner, given.get("pruner"), f"{SECTION}.pruner", complaints)
     rest = {key: value for key, value in given.items() if key not in ("sampler", "pruner")}
     values = _checked(Options, rest, SECTION, complaints)
     if not complaints and sampler.name == "cmaes" and find_spec("cmaes") is None:
@@ -80,6 +80,15 @@ def read(given: Mapping[str, Any]) -> Options:
     if complaints:
         raise SettingsError("; ".join(complaints))
     return Options(sampler=sampler, pruner=pruner, **values)
+
+
+def check_grid(max_failure_rate: Any, keep_models: Any) -> None:
+    """Raise SettingsError where a setting of Hydra's own sweeps (conf/hydra/callbacks/grid.yaml) is not allowed."""
+    complaints: list[str] = []
+    given = {"max_failure_rate": max_failure_rate, "keep_models": keep_models}
+    _checked(Options, given, "hydra.callbacks.grid", complaints)
+    if complaints:
+        raise SettingsError("; ".join(complaints).replace(PLACE, "see conf/hydra/callbacks/grid.yaml"))
 
 
 def direction_of(options: Options, settings: Settings) -> Direction:
@@ -150,6 +159,9 @@ def _section(kind: type, given: Any, prefix: str, complaints: list[str]) -> Any:
 def _checked(kind: type, given: Mapping[str, Any], prefix: str, complaints: list[str]) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     for name, value in given.items():
+        if name not in hints:
+            complaints.append(f"{prefix}.{name}: unknown key (known: {', '.join(['params', *hints])}); {PLACE}")
+            continue
         rule = get_args(hints[name])[1]
         if not rule.holds(value):
             complaints.append(f"{prefix}.{name}: {rule.says} is needed, but got {value!r}; {PLACE}")

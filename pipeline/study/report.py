@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline import tracking
+from pipeline.address import redact
 from pipeline.config import Settings
 from pipeline.errors import DataError
-from pipeline.study.board import Goal, best, cells, columns, command, count, ranked
-from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Row
-from pipeline.tracking.address import redact
-from pipeline.tracking.records import find_record
+from pipeline.study.board import Goal, best, cells, columns, command, count, errors, ranked
+from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
+from pipeline.tracking.records import FINISHED, find_record
+from pipeline.tracking.run import Run
 
 if TYPE_CHECKING:
     import optuna
 
 COMPARED = 20  # trials on the page of the comparison: more curves are not legible
 NOTED = 10  # rows of the leaderboard in the run's description
+TOLD_SECONDS = 2.0  # of waiting, before it is said
 WAIT_SECONDS = 15.0  # for the runs of other processes to reach MLflow, at most
+BAR = "\\|"  # in Markdown
 ENOUGH = 4  # complete trials, for importances to mean anything
 
 log = logging.getLogger(__name__)
@@ -60,7 +63,14 @@ def begin(sweep: Sweep) -> tracking.Run:
     return tracking.open_parent(sweep.settings, sweep.record_id, f"sweep {sweep.name}", params, tags)
 
 
-def tell(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row], importances: Mapping[str, float]) -> None:
+def tell(
+    sweep: Sweep,
+    parent: tracking.Run,
+    rows: Sequence[Row],
+    importances: Mapping[str, float],
+    *,
+    is_over: bool = True,
+) -> None:
     """Write what came of a sweep into its parent run.
 
     Args:
@@ -68,6 +78,7 @@ def tell(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row], importances: M
         parent: its run, which `begin` gave.
         rows: all trials.
         importances: by what varies, adding up to 1; empty where they are not known.
+        is_over: whether models are made of the best trials.
     """
     _add_history(sweep, parent, rows)
     if importances:
@@ -78,20 +89,47 @@ def tell(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row], importances: M
     if winner:
         tags |= {"best.trial": str(winner.number), "best.command": command(winner)}
         tags |= {f"best.{key}": value for key, value in winner.params.items()}
-    parent.set_tags(tags | {"mlflow.note.content": _note(rows, sweep.goal, importances)})
-    _keep_models(sweep, rows)
+    reused = _reused_runs(sweep, rows)
+    tags |= {f"reused.{number}": run_id for number, run_id in reused.items()}
+    parent.set_tags(tags | {"mlflow.note.content": _note(rows, sweep.goal, importances, reused)})
+    if is_over:
+        _keep_models(sweep, rows)
 
 
-def compared(sweep: Sweep, rows: Sequence[Row]) -> str | None:
-    """Return where the best trials are compared, as soon as MLflow has them; None if it has none."""
+def end_run(settings: Settings, outcome: Outcome) -> None:
+    """End the run of a complete trial whose process died after the training, and before the run's end."""
+    try:
+        record = find_record(str(outcome.record_id))
+    except DataError:  # it was made on another machine, or removed
+        return
+    if record.state.status == FINISHED:
+        return
+    late = {"error": "none: its process died when all was trained, before it could end the run"}
+    Run(record, settings).end(FINISHED, late, wait=False)
+
+
+def compared(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> str | None:
+    """Return where the best trials are compared, as soon as MLflow has them; None if it has none.
+
+    Args:
+        sweep: what it is.
+        parent: its run, ended: where that cannot be brought to MLflow, nothing is waited for.
+        rows: all trials.
+    """
     store = redact(tracking.tracking_uri(sweep.settings))
     wanted = [row.outcome.record_id for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id][:COMPARED]
-    latest = time.monotonic() + WAIT_SECONDS
+    started, told = time.monotonic(), False
     while True:
         found = [_run_id(record_id, store) for record_id in wanted]
-        if all(found) or time.monotonic() > latest:
+        waited = time.monotonic() - started
+        if all(found) or waited > WAIT_SECONDS or _is_away(parent):
             break
+        if waited > TOLD_SECONDS and not told:
+            log.info("waiting for MLflow, which has %d of %d runs", sum(map(bool, found)), len(found))
+            told = True
         time.sleep(0.2)
+    if _is_away(parent):
+        return None
     run_ids = [run_id for run_id in found if run_id]
     return tracking.shown_at(sweep.settings, run_ids) if run_ids else None
 
@@ -112,37 +150,56 @@ def importances_of(study: "optuna.Study") -> dict[str, float]:
 
 
 def _add_history(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> None:
-    """Add a point for each trial that the run has none of: its objective, and the best up to it."""
+    """Add a point for each trial that the run has none of: its objective, and the best up to it.
+
+    A point's step is the trial's number. Behind a trial that is still missing there is none: it may be the best.
+    """
     goal = sweep.goal
-    n_known = int(find_record(sweep.record_id).state.tags.get("sweep.n_points", 0))
+    known = {points.step for points, _ in find_record(sweep.record_id).points()}
     for i, row in enumerate(rows):
-        if i < n_known or row.outcome.value is None:
+        if row.number != i:
+            break
+        if row.number in known or row.outcome.value is None:
             continue
         points = {goal.objective: row.outcome.value}
         so_far = best(rows[: i + 1], goal.direction)
         if so_far and so_far.outcome.value is not None:
             points[f"best_{goal.objective}"] = so_far.outcome.value
-        parent.on_epoch_end(row.number, points)
-    parent.set_tags({"sweep.n_points": str(len(rows))})
+        parent.on_epoch_end(row.number - 1, points)  # which adds 1, as epochs are counted from 1
 
 
 def _as_csv(rows: Sequence[Row], goal: Goal) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns(rows, goal), "record"])
+    writer.writerow([*columns(rows, goal), "record", "error"])
     for row in ranked(rows, goal.direction):
-        writer.writerow([*cells(row, rows), row.outcome.record_id or ""])
+        writer.writerow([*cells(row, rows), row.outcome.record_id or "", row.outcome.error or ""])
     return text.getvalue()
 
 
-def _note(rows: Sequence[Row], goal: Goal, importances: Mapping[str, float]) -> str:
+def _reused_runs(sweep: Sweep, rows: Sequence[Row]) -> dict[int, str]:
+    """Return the MLflow runs of reused trials, by number: they are another sweep's children."""
+    store = redact(tracking.tracking_uri(sweep.settings))
+    found = {row.number: _run_id(str(row.outcome.record_id), store) for row in rows if row.outcome.reused}
+    return {number: run_id for number, run_id in found.items() if run_id}
+
+
+def _note(
+    rows: Sequence[Row], goal: Goal, importances: Mapping[str, float], reused: Mapping[int, str] | None = None
+) -> str:
     """Return the run's description, as Markdown."""
     names = columns(rows, goal)
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    lines += [f"| {' | '.join(cells(row, rows))} |" for row in ranked(rows, goal.direction)[:NOTED]]
+    table = [names, ["---"] * len(names), *(cells(row, rows) for row in ranked(rows, goal.direction)[:NOTED])]
+    lines = [f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |" for line in table]
+    lines += [f"\n{told}" for told in errors(rows)[:NOTED]]
     winner = best(rows, goal.direction)
     if winner:
         lines += ["", f"The winner as the project's own result: `{command(winner)}`"]
+    if reused:
+        lines += [
+            "",
+            "Reused: " + ", ".join(f"trial {number} is run `{run_id}`" for number, run_id in reused.items()),
+        ]
     if importances:
         told = ", ".join(f"{name} {value:.0%}" for name, value in importances.items())
         lines += ["", f"What the differences come from: {told}"]
@@ -167,3 +224,7 @@ def _run_id(record_id: str, store: str) -> str | None:
         return find_record(record_id).delivered(store).run_id
     except DataError:
         return None
+
+
+def _is_away(run: tracking.Run) -> bool:
+    return run.run_id is None or bool(run._fate.away)

@@ -1,13 +1,14 @@
 """What must stay the same where a sweep is continued, and how it is told that it did not."""
 
 import hashlib
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.compose import changes
-from pipeline.config import Settings
+from pipeline.config import NETS, Settings
 from pipeline.errors import SettingsError
 from pipeline.study import options
 from pipeline.study.options import Options
@@ -16,10 +17,16 @@ from pipeline.study.space import Param
 if TYPE_CHECKING:
     import optuna
 
-SIGNATURE, DATA, CODE, ID = "signature", "data", "code", "id"  # attributes of a study
+SIGNATURE, CODE, ID = "signature", "code", "id"  # attributes of a study
 PACKAGE = Path(__file__).resolve().parents[1]
+INPUT = "input: "  # begins the attributes that hold md5s
+DIGITS = 12  # of a digest, in such an attribute's name
 NO_TRAINING = ("study", "tracking")  # folders of the package that change no trained net
 OTHER = "give it another hydra.sweeper.study_name, or what it was begun with"
+
+
+class ChangedError(SettingsError):
+    """What a study's trials read is no longer what it was: names what, old → new."""
 
 
 def of(given: Options, params: Sequence[Param], settings: Settings) -> dict[str, str]:
@@ -55,6 +62,14 @@ def settle(study: "optuna.Study", wanted: Mapping[str, str], folder: Path) -> st
         SettingsError: it was begun with something else; names what, old → new.
     """
     known = study.user_attrs.get(SIGNATURE)
+    if known is not None and known != wanted:
+        _refuse(study, "other settings", known, wanted)
+    sought = [direction.name.lower() for direction in study.directions]
+    if sought != [wanted["direction"]]:
+        raise SettingsError(
+            f"hydra.sweeper.study_name: {study.study_name} is a study that is to {' and '.join(sought)}, but "
+            f"{wanted['direction']} is asked for; {OTHER}"
+        )
     if known is None:
         if study.get_trials(deepcopy=False):
             raise SettingsError(
@@ -67,22 +82,51 @@ def settle(study: "optuna.Study", wanted: Mapping[str, str], folder: Path) -> st
         study.set_user_attr(ID, uuid.uuid4().hex)
         study.set_user_attr(CODE, code_digest())
         study.set_user_attr(SIGNATURE, dict(wanted))  # last: a killed process leaves none or a whole one
-    elif known != wanted:
-        _refuse(study, "other settings", known, wanted)
     return str(study.user_attrs[ID])
 
 
-def settle_data(study: "optuna.Study", dataset: str, md5: str) -> None:
-    """Keep the md5 of a new study's data, or make sure that an earlier one's has not changed.
+def settle_inputs(study: "optuna.Study", settings: Settings, varied: Mapping[str, str]) -> None:
+    """Keep the md5s of what a training reads, or make sure that they are those that the study has of it.
+
+    Args:
+        study: of Optuna.
+        settings: of the training; its data are loaded.
+        varied: what it has for each parameter of the study.
 
     Raises:
-        SettingsError: it has.
+        ChangedError: they are not.
     """
-    known = study.user_attrs.get(DATA)
+    from pipeline import tracking, train
+
+    read = tracking.run_params(settings, settings.net)
+    of_data = {name: value for name, value in read.items() if "." in name or name == "seed"}
+    asked = [of_data, of_inputs(varied)]  # of a user's CSV the path is no param, but one that varies names other data
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
+    _, md5 = train.data_of(settings)
+    settle_md5(study, settings.section(settings.net).dataset, md5, digest)
+    _, initial_md5 = train.initial_of(settings)
+    if initial_md5 is not None:
+        settle_md5(study, "the weights at the start", initial_md5)
+
+
+def of_inputs(varied: Mapping[str, str]) -> dict[str, str]:
+    """Return those parameters that may change what a training reads: all but the nets' own."""
+    own = tuple(f"{net}." for net in NETS)
+    return {key: value for key, value in varied.items() if not key.startswith(own) or key.endswith(".dataset")}
+
+
+def settle_md5(study: "optuna.Study", what: str, md5: str, digest: str = "") -> None:
+    """Keep an md5 of a study's inputs, in an attribute of its own, or make sure that it is the one that is kept.
+
+    Raises:
+        ChangedError: it is not.
+    """
+    name = f"{INPUT}{what} {digest}"
+    known = study.user_attrs.get(name)
     if known is None:
-        study.set_user_attr(DATA, {dataset: md5})
-    elif known != {dataset: md5}:
-        _refuse(study, "other data", known, {dataset: md5})
+        study.set_user_attr(name, md5)
+    elif known != md5:
+        raise ChangedError(_told(study, "other data", {what: known}, {what: md5}))
 
 
 def code_has_changed(study: "optuna.Study") -> bool:
@@ -106,5 +150,9 @@ def _full(name: str, net: str) -> str:
 
 
 def _refuse(study: "optuna.Study", what: str, known: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    raise SettingsError(_told(study, what, known, wanted))
+
+
+def _told(study: "optuna.Study", what: str, known: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     differing = "; ".join(changes(dict(known), dict(wanted)))
-    raise SettingsError(f"hydra.sweeper.study_name: {study.study_name} was begun with {what}: {differing}; {OTHER}")
+    return f"hydra.sweeper.study_name: {study.study_name} was begun with {what}: {differing}; {OTHER}"

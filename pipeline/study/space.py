@@ -124,6 +124,8 @@ def _param(override: "Override") -> Param:
         return _range(override)
     choices = tuple(override.sweep_string_iterator())
     key, text = override.get_key_element(), _text(override)
+    if _is_log(override):
+        raise SettingsError(f"{key}={text}: log goes with interval(…), not with choice(…)")
     if not choices:
         raise SettingsError(f"{key}={text}: at least one choice is needed")
     if len(set(choices)) < len(choices):
@@ -160,7 +162,7 @@ def _range(override: "Override") -> Param:
 
 
 def _is_log(override: "Override") -> bool:
-    tags = override.value().tags  # type: ignore[union-attr]
+    tags: set[str] = getattr(override.value(), "tags", set())  # a glob of options has none
     if not tags <= {"log"}:
         others = ", ".join(sorted(tags - {"log"}))
         raise SettingsError(f"{override.get_key_element()}={_text(override)}: the tag is log, but got {others}")

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.address import redact
 from pipeline.errors import SettingsError
+from pipeline.study.checks import make_folder
 from pipeline.study.options import Direction
-from pipeline.tracking.address import redact
 
 if TYPE_CHECKING:
     import optuna
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 STUDIES = Path("studies")
 WAIT_SECONDS = 60  # for another process's write to SQLite
+JOURNAL_BEGINS = b'{"op_code":'
+OWN_TABLE = "studies"  # in each database of Optuna's
 
 
 def open_study(storage: str | None, name: str, direction: Direction) -> "optuna.Study":
@@ -44,6 +47,8 @@ def open_study(storage: str | None, name: str, direction: Direction) -> "optuna.
             direction=direction,
             load_if_exists=True,
         )
+    except SettingsError:
+        raise
     except Exception as error:  # Optuna's, SQLAlchemy's, a missing driver's, the file system's
         reason = redact(" ".join(str(error).split()))
         raise SettingsError(f"hydra.sweeper.storage: {redact(str(storage))} cannot be opened: {reason}") from None
@@ -54,7 +59,7 @@ def alone(name: str) -> Iterator[None]:
     """Hold the lock of a study: one process of this machine sets it up or ends it at a time."""
     from filelock import FileLock
 
-    STUDIES.mkdir(exist_ok=True)
+    make_folder(STUDIES)
     with FileLock(STUDIES / f"{name}.lock"):
         yield
 
@@ -64,12 +69,40 @@ def _storage(address: str) -> "BaseStorage":
     from optuna.storages.journal import JournalFileBackend
 
     if "://" in address:
+        _check_tables(address)
         waits = {"connect_args": {"timeout": WAIT_SECONDS}} if address.startswith("sqlite") else {}
         return RDBStorage(address, engine_kwargs=waits)
     path = Path(address).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_journal(path)
     backend = JournalFileBackend(str(path), _journal_lock(path))
     return JournalStorage(backend)
+
+
+def _check_tables(address: str) -> None:
+    """Raise SettingsError where a database holds tables, but none of Optuna's: Optuna would add its own to them."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(address)
+    try:
+        names = sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+    if names and OWN_TABLE not in names:
+        raise SettingsError(
+            f"hydra.sweeper.storage: {redact(address)} holds another program's tables ({sorted(names)[0]}, ...); "
+            "name a database of its own"
+        )
+
+
+def _check_journal(path: Path) -> None:
+    """Raise SettingsError where a file is no journal: the first write would cut off its last line."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        begins = file.read(len(JOURNAL_BEGINS))
+    if not JOURNAL_BEGINS.startswith(begins):
+        raise SettingsError(f"hydra.sweeper.storage: {path.name} is not a journal of studies; name another file")
 
 
 def _journal_lock(path: Path) -> "optuna.storages.journal._file.BaseJournalFileLock":

@@ -1,6 +1,7 @@
 """`hydra/sweeper=study`: Hydra's way into a study. It checks all it can, starts the workers, and shows the end."""
 
 import contextlib
+import json
 import logging
 import os
 import subprocess
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.command import USERS_ERRORS
-from pipeline.errors import SweepError
-from pipeline.study import board, options, signature, slots, space, storage, trial, worker
+from pipeline.errors import SettingsError, SweepError
+from pipeline.study import board, checks, options, signature, slots, space, storage, trial, worker
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
 from pipeline.study.worker import Search
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 WORKER = "PIPELINE_STUDY_WORKER"  # in the environment of a process that another one has started
 MULTIRUN = Path("multirun")
 POLL_SECONDS = 0.3
+MOST_DATA = 4  # different data that are made before a sweep goes on: each may take seconds
 ADDRESS = "address"  # attribute of a study: by its number of trials, where MLflow compares them
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,10 @@ def sweep(loader: "ConfigLoader", config: "DictConfig", given: Mapping[str, Any]
     """
     level = logging.WARNING if WORKER in os.environ else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)  # not Hydra's
+    if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+        raise SettingsError(
+            "hydra/launcher: none is needed, as a study starts its own workers: hydra.sweeper.n_jobs says how many"
+        )
     search = search_of(Composer(loader, config), given, overrides)
     if WORKER in os.environ:
         _serve(search)
@@ -68,6 +74,7 @@ def search_of(composer: Composer, given: Mapping[str, Any], overrides: list[str]
         fixed=fixed,
         params=params,
         settings=settings,
+        first={param.key: param.override(param.corners()[0]).partition("=")[2] for param in params},
         direction=options.direction_of(own, settings),
         folder=MULTIRUN / name,
         plan=slots.Plan(params, own.sampler, combinations, min(own.n_trials, len(combinations) or own.n_trials)),
@@ -76,16 +83,11 @@ def search_of(composer: Composer, given: Mapping[str, Any], overrides: list[str]
 
 
 def _checked(composer: Composer, fixed: list[str], params: list[space.Param]) -> "Settings":
-    """Return the settings with each parameter's first value, after a look at all others, one at a time."""
-    first = [param.override(param.corners()[0]) for param in params]
-    settings = trial.settings_of(composer.config([*fixed, *first]))
-    if WORKER in os.environ:  # it has been done
-        return settings
-    _check_read(settings, [param.key for param in params])
-    for i, param in enumerate(params):
-        for value in param.corners()[1:]:
-            trial.settings_of(composer.config([*fixed, *first[:i], param.override(value), *first[i + 1 :]]))
-    return settings
+    """Return the settings with each parameter's first value, after a look at all others."""
+    tried = [[param.override(value) for value in param.corners()] for param in params]
+    if WORKER in os.environ:  # they have been looked at
+        tried = [values[:1] for values in tried]
+    return checks.check(composer, fixed, tried)
 
 
 def conduct(search: Search) -> None:
@@ -95,13 +97,22 @@ def conduct(search: Search) -> None:
         SettingsError: the storage cannot be opened, or the study was begun with something else.
         SweepError: too many trials have failed, or no worker is left.
     """
+    n_slots, n_combinations = search.plan.n_slots, len(search.plan.combinations)
+    if n_slots < n_combinations:
+        log.info("the grid has %d combinations, of which n_trials=%d are tried", n_combinations, n_slots)
     with storage.alone(search.name):
         study = storage.open_study(search.options.storage, search.name, search.direction)
         signature.settle(study, signature.of(search.options, search.params, search.settings), search.folder)
-    goal = Goal(search.settings.objective, search.direction, search.plan.n_slots)
+        checks.make_folder(search.folder)
+    n_done = len(worker.rows(search, study))
+    goal = Goal(search.settings.objective, search.direction, max(n_slots, n_done))
+    if n_done > n_slots:
+        log.info("study %s: has %d trials already, so that n_trials=%d adds none", search.name, n_done, n_slots)
     address = study.user_attrs.get(ADDRESS, {}).get(str(goal.n_trials))
-    if not worker.is_done(search, study) or address is None:
+    if not worker.is_done(search, study) or not address:
         address = _go_on(search, study, goal)
+    else:
+        _settle_data(search, study)
     rows = worker.rows(search, study)
     board.show_end(rows, goal, address or None)
     board.check_failures(rows, search.options.max_failure_rate)
@@ -111,33 +122,45 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
     """Train what is not yet trained, here or in processes of its own; return where all is compared, if anywhere."""
     from pipeline.study import report
 
-    n_done = len(worker.rows(search, study))
-    if n_done:
+    n_done, is_done = len(worker.rows(search, study)), worker.is_done(search, study)
+    if n_done and not is_done:
         log.info("study %s: goes on after %d of %d trials", search.name, n_done, goal.n_trials)
     if n_done and signature.code_has_changed(study):
         log.warning("study %s: the code has changed since it was begun; its trials may not compare", search.name)
     space = {param.key: param.text for param in search.params}
     identity = study.user_attrs[signature.ID]
     sweep = report.Sweep(search.settings, identity, search.name, space, goal, search.options.keep_models)
-    with _workers(min(search.options.n_jobs, goal.n_trials - n_done)) as workers:
-        if n_done < goal.n_trials:
-            _settle_data(search, study)  # while the workers load theirs
+    n_jobs = 0 if is_done else min(search.options.n_jobs, goal.n_trials - n_done)
+    with _workers(n_jobs) as workers:
+        _settle_data(search, study)  # while the workers load theirs
         with report.begin(sweep) as parent:
-            _train(search, study, goal, workers)
+            try:
+                _train(search, study, goal, workers)
+            except KeyboardInterrupt:
+                rows = worker.rows(search, study)
+                told = "study %s: interrupted after %d of %d trials; the same command goes on"
+                log.info(told, search.name, len(rows), goal.n_trials)
+                report.tell(sweep, parent, rows, {}, is_over=False)
+                raise
             with storage.alone(search.name):  # another terminal may have come to its end, too
                 report.tell(sweep, parent, worker.rows(search, study), report.importances_of(study))
-    address = report.compared(sweep, worker.rows(search, study)) or ""
-    study.set_user_attr(ADDRESS, {str(goal.n_trials): address})
+    address = report.compared(sweep, parent, worker.rows(search, study)) or ""
+    if address:
+        study.set_user_attr(ADDRESS, {str(goal.n_trials): address})
     return address
 
 
 def _settle_data(search: Search, study: "optuna.Study") -> None:
-    """Load the data, and make sure that they are the study's."""
-    from pipeline import train
-
-    _, md5 = train.data_of(search.settings)
-    with storage.alone(search.name):
-        signature.settle_data(study, search.settings.section(search.settings.net).dataset, md5)
+    """Load the data, and make sure that they are the study's: of the first trial, and of those that had others."""
+    settings = {json.dumps(signature.of_inputs(search.first)): (search.settings, search.first)}
+    for row in worker.rows(search, study):
+        read = json.dumps(signature.of_inputs(row.params))
+        if read not in settings and len(settings) < MOST_DATA:
+            composed = search.composer.config(row.outcome.overrides)
+            settings[read] = trial.settings_of(composed), dict(row.params)
+    for one, varied in settings.values():
+        with storage.alone(search.name):
+            signature.settle_inputs(study, one, varied)
 
 
 def _train(search: Search, study: "optuna.Study", goal: Goal, workers: "list[subprocess.Popen[str]]") -> None:
@@ -156,7 +179,9 @@ def _train(search: Search, study: "optuna.Study", goal: Goal, workers: "list[sub
             worker.work(search, study, show_all)
         for process in workers:
             _start(process)
+        dead: set[int] = set()
         while any(process.poll() is None for process in workers):
+            _tell_deaths(workers, dead)
             time.sleep(POLL_SECONDS)
             show_all()
         show_all()
@@ -165,12 +190,19 @@ def _train(search: Search, study: "optuna.Study", goal: Goal, workers: "list[sub
         raise SweepError(f"study {search.name}: no worker is left (exit codes {codes}); the same command goes on")
 
 
+def _tell_deaths(workers: "list[subprocess.Popen[str]]", known: set[int]) -> None:
+    """Warn of each worker that has died; what it was training, the others will train again."""
+    for process in workers:
+        if process.poll() and process.pid not in known:
+            known.add(process.pid)
+            log.warning("a worker has died (exit code %d); the others go on", process.returncode)
+
+
 @contextlib.contextmanager
 def _workers(n_jobs: int) -> Iterator[list["subprocess.Popen[str]"]]:
     """Yield processes of the same command that wait for a word; none for one job, which this process does."""
     command = [sys.executable, "-m", "pipeline.train", *sys.argv[1:]]
-    os.environ.update(worker.ONE_THREAD)
-    environment = os.environ | {WORKER: "1"}
+    environment = os.environ | worker.ONE_THREAD | {WORKER: "1"}
     workers = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
         for _ in range(n_jobs if n_jobs > 1 else 0)
@@ -210,11 +242,3 @@ def _end_with_parent() -> None:
 
     os.read(sys.stdin.fileno(), 1)  # not sys.stdin.read, whose lock would break the end of this process
     _thread.interrupt_main()
-
-
-def _check_read(settings: "Settings", keys: list[str]) -> None:
-    """Raise SettingsError for a parameter that no trial reads, unless what is read itself varies."""
-    from pipeline.train import check_overrides
-
-    if not any(key in ("net", "experiment") or key.endswith(".dataset") for key in keys):
-        check_overrides(settings, [f"{key}=..." for key in keys])

@@ -4,21 +4,22 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.address import redact
 from pipeline.command import USERS_ERRORS, one_line
 from pipeline.config import Settings, parse
 from pipeline.errors import Pruned, SettingsError
 from pipeline.files import replacing
-from pipeline.tracking.address import redact
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from pipeline.train import Part
+    from pipeline.trained import Trained
 
 COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
 FILE = "outcome.json"  # in the trial's folder
@@ -39,6 +40,8 @@ class Outcome:
         weights_sha256: of what it has learned, if complete.
         error: of a failed one, in a line.
         reused: whether an earlier training was taken instead.
+        net: that was trained; None where the settings were not read.
+        dataset: that it was trained on; likewise.
     """
 
     state: str
@@ -49,6 +52,8 @@ class Outcome:
     weights_sha256: str | None = None
     error: str | None = None
     reused: bool = False
+    net: str | None = None
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,13 @@ def settings_of(composed: "DictConfig") -> Settings:
     return settings
 
 
-def train(composed: "DictConfig", folder: Path, overrides: Sequence[str], part: "Part") -> Outcome:
+def train(
+    composed: "DictConfig",
+    folder: Path,
+    overrides: Sequence[str],
+    part: "Part",
+    keep: Callable[[Outcome], object] = lambda outcome: None,
+) -> Outcome:
     """Train, and return how it ended.
 
     Args:
@@ -94,11 +105,15 @@ def train(composed: "DictConfig", folder: Path, overrides: Sequence[str], part: 
         folder: where the trained net is written, in a folder `net`.
         overrides: all of the trial.
         part: what the sweep adds to the run.
+        keep: called with the outcome of a complete one before its run ends. So a process that is killed between the
+            two leaves nothing that would be trained again.
     """
     started = time.monotonic()
     outcome = Outcome(FAILED, tuple(overrides))
     try:
-        outcome = _trained(settings_of(composed), folder, outcome, part)
+        settings = settings_of(composed)
+        outcome = replace(outcome, net=settings.net, dataset=settings.section(settings.net).dataset)
+        return _trained(settings, folder, outcome, part, keep, started)
     except Pruned:
         outcome = replace(outcome, state=PRUNED)
     except USERS_ERRORS as error:
@@ -109,14 +124,34 @@ def train(composed: "DictConfig", folder: Path, overrides: Sequence[str], part: 
     return replace(outcome, seconds=round(time.monotonic() - started, 3), record_id=part.record_id)
 
 
-def _trained(settings: Settings, folder: Path, outcome: Outcome, part: "Part") -> Outcome:
+def _trained(
+    settings: Settings,
+    folder: Path,
+    outcome: Outcome,
+    part: "Part",
+    keep: Callable[[Outcome], object],
+    started: float,
+) -> Outcome:
     from pipeline import train
 
-    result = train.run(settings, folder, list(outcome.overrides), part)
-    value = train.objective_of(settings, result)
-    if not math.isfinite(value):
-        raise SettingsError(f"objective: a finite {settings.objective} is needed, but got {value}")
-    return replace(outcome, state=COMPLETE, value=value, weights_sha256=result.weights_sha256)
+    made: list[Outcome] = []
+
+    def on_result(result: "Trained") -> None:
+        value = train.objective_of(settings, result)
+        if not math.isfinite(value):
+            raise SettingsError(f"objective: a finite {settings.objective} is needed, but got {value}")
+        seconds = round(time.monotonic() - started, 3)
+        known: dict[str, Any] = {
+            "record_id": part.record_id,
+            "weights_sha256": result.weights_sha256,
+            "seconds": seconds,
+        }
+        made.append(replace(outcome, state=COMPLETE, value=value, **known))
+        keep(made[0])
+
+    part.on_result = on_result
+    train.run(settings, folder, list(outcome.overrides), part)
+    return made[0]
 
 
 def _told(error: BaseException) -> str:
@@ -137,5 +172,5 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 def outcome_from(plain: Mapping[str, Any]) -> Outcome:
     """Return the outcome that was kept as plain values, among others."""
-    known = {key: plain[key] for key in Outcome.__dataclass_fields__}
+    known = {key: plain[key] for key in Outcome.__dataclass_fields__ if key in plain}
     return Outcome(**known | {"overrides": tuple(known["overrides"])})

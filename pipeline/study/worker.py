@@ -1,14 +1,15 @@
 """A process that trains: it claims a trial, trains it, tells its outcome, and goes on until nothing is left."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.command import USERS_ERRORS
 from pipeline.config import Settings
 from pipeline.errors import Pruned
-from pipeline.study import slots, trial
+from pipeline.study import signature, slots, trial
 from pipeline.study.composer import Composer
 from pipeline.study.options import Direction, Options
 from pipeline.study.space import Param
@@ -39,6 +40,7 @@ class Search:
         fixed: overrides that hold for every trial.
         params: what varies.
         settings: with the first value of each.
+        first: these values, by parameter.
         direction: minimize or maximize.
         folder: of its trials.
         plan: what is to be tried.
@@ -50,6 +52,7 @@ class Search:
     fixed: Sequence[str]
     params: Sequence[Param]
     settings: Settings
+    first: Mapping[str, str]
     direction: Direction
     folder: Path
     plan: slots.Plan
@@ -76,7 +79,9 @@ def work(search: Search, study: "optuna.Study", on_trial: Callable[[], object]) 
 
 def is_done(search: Search, study: "optuna.Study") -> bool:
     """Return whether every trial has its outcome."""
-    return sum(held.state.is_finished() for held in slots.holders(study)) >= search.plan.n_slots
+    ended = [held for held in slots.holders(study) if held.state.is_finished()]
+    wanted = [held for held in ended if held.user_attrs[slots.SLOT] < search.plan.n_slots]
+    return len(wanted) >= search.plan.n_slots
 
 
 def rows(search: Search, study: "optuna.Study") -> list[Row]:
@@ -95,8 +100,10 @@ def rows(search: Search, study: "optuna.Study") -> list[Row]:
 
 def _pruner(search: Search) -> "optuna.pruners.BasePruner":
     from pipeline.study import options
+    from pipeline.study.pruning import SlotPruner
 
-    return options.pruner(search.options.pruner, search.settings.section(search.settings.net).epochs)
+    n_epochs = search.settings.section(search.settings.net).epochs
+    return SlotPruner(options.pruner(search.options.pruner, n_epochs))
 
 
 def _conduct(search: Search, study: "optuna.Study", claimed: "optuna.Trial") -> None:
@@ -109,7 +116,7 @@ def _conduct(search: Search, study: "optuna.Study", claimed: "optuna.Trial") -> 
     mark = {"study": study.user_attrs["id"], "params": values}
     try:
         with slots.beating(claimed):
-            outcome = _found(folder, mark) or _trained(search, study, claimed, folder)
+            outcome = _found(search, folder, mark) or _trained(search, study, claimed, mark)
         trial.save(outcome, folder, **mark)
     except BaseException:
         slots.lose(study, claimed._trial_id, "its training was interrupted")
@@ -120,26 +127,43 @@ def _conduct(search: Search, study: "optuna.Study", claimed: "optuna.Trial") -> 
     study.tell(claimed, outcome.value if outcome.state == COMPLETE else None, state, skip_if_finished=True)
 
 
-def _found(folder: Path, mark: dict[str, Any]) -> Outcome | None:
+def _found(search: Search, folder: Path, mark: dict[str, Any]) -> Outcome | None:
     """Return the outcome that a worker has written here before it died, so that it could not tell it."""
+    from pipeline.study import report
+
     kept = trial.load(folder)
-    return trial.outcome_from(kept) if kept and all(kept.get(key) == value for key, value in mark.items()) else None
+    if not kept or any(kept.get(key) != value for key, value in mark.items()):
+        return None
+    outcome = trial.outcome_from(kept)
+    if outcome.state == COMPLETE:
+        report.end_run(search.settings, outcome)
+    return outcome
 
 
-def _trained(search: Search, study: "optuna.Study", claimed: "optuna.Trial", folder: Path) -> Outcome:
+def _trained(search: Search, study: "optuna.Study", claimed: "optuna.Trial", mark: dict[str, Any]) -> Outcome:
     from pipeline.train import Part
 
     number = claimed.user_attrs[slots.SLOT]
-    values = slots.values_of(claimed, search.params)
-    overrides = [*search.fixed, *(f"{key}={value}" for key, value in values.items())]
+    folder = search.folder / str(number)
+    overrides = [*search.fixed, *(f"{key}={value}" for key, value in mark["params"].items())]
     watch = Watch(claimed, search.settings.objective, is_on=search.options.pruner.name != "none")
-    part = Part(study.user_attrs["id"], {"sweep": search.name, "sweep.trial": str(number)}, watch.on_epoch_end)
+    part = Part(mark["study"], {"sweep": search.name, "sweep.trial": str(number)}, watch.on_epoch_end)
+    changed: list[signature.ChangedError] = []
 
     def train(composed: "DictConfig") -> Outcome:
         watch.n_epochs = composed[composed.net].epochs
-        return trial.train(composed, folder, overrides, part)
+        try:
+            signature.settle_inputs(study, trial.settings_of(composed), mark["params"])
+        except signature.ChangedError as error:  # Hydra would print more about it
+            changed.append(error)
+            return Outcome(FAILED, tuple(overrides))
+        except USERS_ERRORS:  # that one trial's: the training finds it again
+            pass
+        return trial.train(composed, folder, overrides, part, lambda outcome: trial.save(outcome, folder, **mark))
 
     outcome = search.composer.in_job(overrides, number, folder, train)
+    if changed:
+        raise changed[0]
     return replace(outcome, value=watch.last) if outcome.state == PRUNED else outcome
 
 

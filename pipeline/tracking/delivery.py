@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline.tracking.address import redact
+from pipeline.address import redact
 from pipeline.tracking.models import RECORD_TAG, has_parts, log_model
 from pipeline.tracking.records import RUNNING, Delivered, Record, find_record
 from pipeline.tracking.store import client_of, open_experiment, patiently

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.address import redact
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import replacing
-from pipeline.tracking.address import redact
 from pipeline.tracking.delivery import PARENT_TAG
 from pipeline.tracking.models import RECORD_TAG, Parts
 from pipeline.tracking.records import RUNNING, Opening, PointsWriter, Record, now

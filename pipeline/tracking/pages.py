@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from pipeline.address import redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
-from pipeline.tracking.address import redact
 from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 

@@ -4,12 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import trained
+from pipeline.address import redact
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError, SettingsError
 from pipeline.lineage import DIFF_FILE, Code
-from pipeline.tracking.address import redact
 from pipeline.tracking.store import open_store, reason, tracking_uri
+from pipeline.tracking.table import find
 from pipeline.trained import Trained
+
+LINEAGE = ("data.name", "data.md5", "git.commit")  # tags
+FILES = ("settings.yaml", "net.json", "weights.npz", "history.csv", "summary.txt")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,13 @@ class PastRun:
 def read_past(settings: Settings, run_id: str, folder: Path) -> PastRun:
     """Return a run, its files brought to `folder`.
 
+    Args:
+        settings: all settings; those of tracking are read.
+        run_id: its id, or the beginning of it.
+        folder: an empty one.
+
     Raises:
-        DataError: there is no such run, or it has no weights.
+        DataError: there is no such run, or something is missing in it.
         SettingsError: the store cannot be reached.
     """
     import mlflow
@@ -51,17 +60,18 @@ def read_past(settings: Settings, run_id: str, folder: Path) -> PastRun:
     open_store(settings)
     client = mlflow.MlflowClient()
     try:
-        found = client.get_run(run_id)
+        found = find(settings, run_id)
+        full_id = found.info.run_id
+        for name in (artifact.path for artifact in client.list_artifacts(full_id) if not artifact.is_dir):
+            client.download_artifacts(full_id, name, str(folder))
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise SettingsError(f"tracking.uri: {redact(tracking_uri(settings))}: {reason(error)}") from None
-        raise DataError(
-            f"{run_id}: the tracking store has no such run; `python -m pipeline.compare` lists them"
-        ) from None
+        raise SettingsError(f"tracking.uri: {redact(tracking_uri(settings))}: {reason(error)}") from None
     if "weights_sha256" not in found.data.tags:
         raise DataError(f"{run_id}: this run has no weights, its status is {found.info.status}")
-    for name in (artifact.path for artifact in client.list_artifacts(run_id) if not artifact.is_dir):
-        client.download_artifacts(run_id, name, str(folder))
+    missing = [name for name in LINEAGE if name not in found.data.tags]
+    missing += [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise DataError(f"{run_id}: cannot be made again, as the run has no {', '.join(missing)}")
     return PastRun(
         run_id=found.info.run_id,
         tags=found.data.tags,

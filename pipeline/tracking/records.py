@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.address import redact
 from pipeline.errors import DataError
 from pipeline.files import replacing
-from pipeline.tracking.address import redact
 from pipeline.tracking.locks import hold, is_held, locked
 from pipeline.tracking.store import records_folder
 

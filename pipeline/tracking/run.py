@@ -16,10 +16,10 @@ import numpy as np
 import yaml
 
 from pipeline import lineage, paths
+from pipeline.address import redact
 from pipeline.config import Settings, flatten, to_dict
 from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import Code, Inputs
-from pipeline.tracking.address import redact
 from pipeline.tracking.models import drop_model, has_parts, keep_keras, keep_scratch
 from pipeline.tracking.pages import page_of
 from pipeline.tracking.records import (
@@ -54,18 +54,27 @@ def run_params(settings: Settings, net: str) -> dict[str, Any]:
     shared = {"net": net, "seed": settings.seed, **own}
     data = flatten({section: composed[section] for section in (own["dataset"], "preprocess")})
     used = {key: value for key, value in (shared | data).items() if key not in NO_RESULT and value is not None}
+    if own["dataset"] == "mnist" and settings.mnist.train_csv is not None:
+        used["mnist.source"] = "csv"  # also where it says auto
     return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in used.items()}
 
 
 def run_name(settings: Settings, net: str, overrides: Sequence[str]) -> str:
     """Return the net, the dataset, and what was overridden of what the net uses.
 
-    An override's value stays, its section goes: `keras mnist units=64`.
+    An override's value stays, its section goes, and so do a file's folders: `keras mnist units=64`.
     """
     dataset = settings.section(net).dataset
-    used = (f"{net}.", f"{dataset}.", "preprocess.", "seed=", "experiment=")
-    shown = [text.removeprefix(f"{net}.") for text in overrides if text.lstrip("+~").startswith(used)]
+    groups = (net, dataset, "preprocess")
+    used = (*(f"{group}{sign}" for group in groups for sign in ".="), "seed=", "experiment=")
+    given = [text.lstrip("+~") for text in overrides]
+    shown = [_without_folders(text.removeprefix(f"{net}.")) for text in given if text.startswith(used)]
     return " ".join([net, dataset, *(text for text in shown if not text.startswith("dataset="))])
+
+
+def _without_folders(override: str) -> str:
+    key, sign, value = override.partition("=")
+    return f"{key}={Path(value).name}" if key.endswith("_csv") else key + sign + value
 
 
 class Run:
@@ -215,7 +224,7 @@ def prepare() -> None:
     Called first thing, it has been done by the time that the data are there; else `start_run` does it.
     """
     sender()
-    _Beside(own_code)
+    _Beside(own_code, is_quiet=True)  # start_run asks again, and tells
 
 
 @functools.cache
@@ -276,16 +285,18 @@ def start_run(
 class _Beside(threading.Thread):
     """Work that is done beside the training, and whose failure does not end it."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[], object], *, is_quiet: bool = False) -> None:
         super().__init__(daemon=True)
         self._work = work
+        self._is_quiet = is_quiet
         self.start()
 
     def run(self) -> None:
         try:
             self._work()
         except Exception as error:
-            log.warning("the run's lineage is not known: %s", redact(str(error)))
+            if not self._is_quiet:
+                log.warning("the run's lineage is not known: %s", redact(str(error)))
 
 
 def _log_lineage(

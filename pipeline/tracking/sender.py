@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from pipeline.tracking.address import redact
+from pipeline.address import redact
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, say_away, say_back
 

@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.address import redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
-from pipeline.tracking.address import redact
 from pipeline.tracking.locks import locked
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = (
     "Each run is one training of one net on one dataset. `loss`, `accuracy`, `val_loss`, `val_accuracy` "
-    "have one point an epoch; `test_*` are measured once, on rows that no training saw. Params are the "
-    "settings that the run used: the net's own by their bare names, those of its data by section."
+    "have one point an epoch; `test_*` are measured once, on rows that no training saw (but where "
+    "`preprocess.pool_test` is true). Params are the settings that the run used: the net's own by their bare names, "
+    "those of its data by section."
 )
 
 SQLITE = "sqlite:///"
@@ -165,10 +166,10 @@ def open_experiment(uri: str, name: str) -> str:
 def database_errors() -> tuple[type[Exception], ...]:
     """Return the errors that a database raises through MLflow as they are."""
     if "sqlalchemy" not in sys.modules:  # the client of a server needs none
-        return (sqlite3.Error,)
+        return (sqlite3.Error, ImportError)  # ImportError: the driver of a database is missing
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (SQLAlchemyError, sqlite3.Error)
+    return (SQLAlchemyError, sqlite3.Error, ImportError)
 
 
 def patiently(uri: str, write: Callable[[], T]) -> T:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.address import redact
 from pipeline.config import PARAMS_FILE, Settings, load_params
 from pipeline.errors import DataError, SettingsError
-from pipeline.tracking.address import redact
 from pipeline.tracking.store import check_uri, client_of, database_errors, reason, store_root, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
@@ -57,8 +57,8 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
     """
     import pandas as pd
 
-    settings = settings or _own_settings()
-    found = [_find(settings, run_id) for run_id in run_ids] if run_ids else _search(settings, "", n)
+    settings = settings or own_settings()
+    found = [find(settings, run_id) for run_id in run_ids] if run_ids else _search(settings, "", n)
     table = pd.DataFrame([_row(run) for run in found], index=[run.info.run_id for run in found])
     head = ["name", "status", "started", "seconds"]
     names = {kind: _names(found, kind) for kind in FIRST}
@@ -81,8 +81,8 @@ def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
     import mlflow
     import pandas as pd
 
-    settings = settings or _own_settings()
-    run = _find(settings, run_id)
+    settings = settings or own_settings()
+    run = find(settings, run_id)
     client = mlflow.MlflowClient(tracking_uri(settings))
     curves = {
         key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
@@ -92,9 +92,9 @@ def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
     return pd.DataFrame(curves).sort_index().rename_axis("epoch")
 
 
-def _own_settings() -> Settings:
-    """Return the project's settings, wherever a notebook runs."""
-    return load_params(store_root() / PARAMS_FILE)
+def own_settings() -> Settings:
+    """Return the settings of the project that one stands in, else of the one that this code is of."""
+    return load_params(PARAMS_FILE if PARAMS_FILE.is_file() else store_root() / PARAMS_FILE)
 
 
 def _search(settings: Settings, condition: str, n: int | None = None) -> list[Any]:
@@ -117,8 +117,13 @@ def _search(settings: Settings, condition: str, n: int | None = None) -> list[An
     return found
 
 
-def _find(settings: Settings, run_id: str) -> Any:
-    """Return the one run whose id begins with `run_id`."""
+def find(settings: Settings, run_id: str) -> Any:
+    """Return the one run whose id begins with `run_id`.
+
+    Raises:
+        DataError: it fits no run, or several.
+        SettingsError: the store does not answer.
+    """
     if not re.fullmatch(rf"[0-9a-f]{{1,{ID_LENGTH}}}", run_id):
         raise DataError(f"{run_id}: a run's id, or the beginning of one, is needed: digits and letters from a to f")
     found = _search(settings, f"attributes.run_id LIKE '{run_id}%'")

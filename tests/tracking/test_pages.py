@@ -16,12 +16,12 @@ pytestmark = [
 
 
 def test_the_server_is_the_tracking_server_without_its_password(settings_of):
-    served = settings_of("tracking.uri='https://ann:secret@mlflow.example.com/team/?token=abc'")
+    served = settings_of(uri="https://ann:secret@mlflow.example.com/team/?token=abc")
     assert server(served) == "https://mlflow.example.com/team"
 
 
 def test_the_server_of_a_database_is_that_of_make_ui(settings_of):
-    assert server(settings_of("tracking.uri='postgresql://ann:secret@db/runs'")) == "http://127.0.0.1:5000"
+    assert server(settings_of(uri="postgresql://ann:secret@db/runs")) == "http://127.0.0.1:5000"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.tracking.address import redact
+from pipeline.address import redact
 
 WORD = st.text("abcdefghij", min_size=1, max_size=8)
 # what a password may hold: anything but blanks, and signs that the places around it do not have
