@@ -216,8 +216,8 @@ def _check_secrets(arguments: list[str]) -> None:
     for argument in arguments:
         if redact(argument) != argument:
             sys.exit(
-                f"error: {redact(argument)}: an address without user, password and query is needed, as Hydra writes the "
-                "command line to a file; let the environment hold it: MLFLOW_TRACKING_URI, or KEY='${oc.env:NAME}'"
+                f"error: {redact(argument)}: an address without user, password and query is needed, as Hydra writes "
+                "the command line to a file; let the environment hold it: MLFLOW_TRACKING_URI, or KEY='${oc.env:NAME}'"
             )
 
 
