@@ -1,16 +1,11 @@
-"""How fast a CSV becomes arrays, beside pandas as it comes and beside reading the bytes; and its peak memory."""
+"""How fast a CSV becomes arrays, beside pandas as it comes and beside reading the bytes."""
 
-import sys
-from pathlib import Path
-
-from bench.measure import alternate, median, process, ratio
+from bench.measure import alternate, median, ratio
 from pipeline import config, mnist_csv, paths
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def csv_to_arrays(n: int) -> dict[str, float]:
-    """Return seconds for mnist_train.csv, the ratios, and the peak of stage load in 10⁶ bytes."""
+    """Return seconds for mnist_train.csv, and the ratios; its peak memory is that of stage load."""
     import pandas as pd
 
     largest = config.load_params().mnist.max_csv_bytes
@@ -25,5 +20,4 @@ def csv_to_arrays(n: int) -> dict[str, float]:
     return {f"{name}, s": median(times, name) for name in times} | {
         "pipeline / pandas": ratio(times, "pipeline", "pandas"),
         "pipeline / bytes": ratio(times, "pipeline", "bytes"),
-        "peak of stage load, MB": process([sys.executable, "-m", "pipeline.load"], ROOT).peak_mb,
     }

@@ -1,27 +1,13 @@
-"""Timing: works in turns, so that what disturbs the machine disturbs all of them; whole processes and their peaks."""
+"""Timing: works in turns, so that what disturbs the machine disturbs all of them; and whole processes."""
 
 import os
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 Seconds = dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Process:
-    """What a process has used.
-
-    Attributes:
-        seconds: from start to end.
-        peak_mb: the largest resident set, in 10⁶ bytes, of itself or one of its children.
-    """
-
-    seconds: float
-    peak_mb: float
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -50,21 +36,16 @@ def ratio(times: Seconds, name: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))
 
 
-def process(command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> Process:
-    """Return what a command uses; its output is kept back.
+def process(command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> float:
+    """Return the seconds that a command takes; its output is kept back.
 
     Raises:
         RuntimeError: it fails; holds the end of its output.
     """
     start = time.perf_counter()
-    with subprocess.Popen(
-        command, cwd=folder, env=os.environ | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as child:
-        assert child.stdout
-        output = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        took = time.perf_counter() - start
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {child.returncode}\n{output.decode()[-2000:]}")
-    return Process(took, usage.ru_maxrss * 1024 / 1e6)
+    done = subprocess.run(command, cwd=folder, env=os.environ | (env or {}), capture_output=True, check=False)
+    took = time.perf_counter() - start
+    if done.returncode:
+        output = (done.stdout + done.stderr).decode()
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{output[-2000:]}")
+    return took

@@ -1,4 +1,4 @@
-"""`python -m bench.stage STAGE FILE`: run one stage, and write to FILE how long its imports and its tracking took.
+"""`python -m bench.stage STAGE FILE`: run one stage, and write to FILE how long its imports and its tracking took, and its peak memory.
 
 An import within an import counts once, as does tracking that imports; what is left of the stage's time is its work.
 """
@@ -51,7 +51,13 @@ def main() -> None:
         "tracking, s": tracking.seconds,
         "work, s": time.perf_counter() - start - max(imports.seconds, before) - tracking.seconds,
     }
-    file.write_text(json.dumps(split), encoding="utf-8")
+    file.write_text(json.dumps(split | {"peak, MB": _peak_mb()}), encoding="utf-8")
+
+
+def _peak_mb() -> float:
+    """Return the largest resident set of this process so far, in 10⁶ bytes; getrusage would count its parent's, too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def _clock_tracking(clock: Clock) -> None:

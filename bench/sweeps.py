@@ -45,7 +45,7 @@ def rates(size: Size) -> dict[str, float]:
     found: dict[str, float] = {}
     with place() as (folder, env):
         process([*each, "keras.epochs=1"], folder, env)  # makes the store
-        took = sum(process([*each, f"seed={i}"], folder, env).seconds for i in range(size.trials))
+        took = sum(process([*each, f"seed={i}"], folder, env) for i in range(size.trials))
         found["a process a trial"] = 60 * size.trials / took
         for n_jobs in (1, 2):
             took = study(
@@ -107,7 +107,7 @@ def study(folder: Path, env: dict[str, str], name: str, size: Size, *overrides: 
     """Run a study with a random sampler, and return its seconds."""
     given = [f"hydra.sweeper.study_name={name}", f"hydra.sweeper.n_trials={size.trials}"]
     random = ["hydra/sweeper=study", "hydra.sweeper.sampler.name=random", "net=keras", RATES]
-    return process([*TRAIN, "-m", *random, *given, *overrides], folder, env).seconds
+    return process([*TRAIN, "-m", *random, *given, *overrides], folder, env)
 
 
 def trials_of(folder: Path, name: str) -> "list[FrozenTrial]":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.measure import Process, process
+from bench.measure import process
 from pipeline import paths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,13 +42,12 @@ def repro(n: int) -> dict[str, float]:
             "dvc version": [*DVC, "version"],
         }
         used = _in_turns(commands, clone, n)
-    found = {f"{name}, s": _seconds(used[name]) for name in commands}
-    found |= {f"{name}, peak MB": max(one.peak_mb for one in used[name]) for name in list(commands)[:2]}
+    found = {f"{name}, s": statistics.median(used[name]) for name in commands}
     pairs = zip(used["dvc repro -f"], used["plain script"], strict=True)
     idle = zip(used["dvc repro, nothing to do"], used["dvc version"], strict=True)
     return found | {
-        "dvc repro -f / plain script": statistics.median(a.seconds / b.seconds for a, b in pairs),
-        "dvc repro, nothing to do − dvc version, s": statistics.median(a.seconds - b.seconds for a, b in idle),
+        "dvc repro -f / plain script": statistics.median(a / b for a, b in pairs),
+        "dvc repro, nothing to do − dvc version, s": statistics.median(a - b for a, b in idle),
     }
 
 
@@ -61,7 +60,7 @@ def stages(n: int) -> dict[str, dict[str, float]]:
             for _ in range(n):
                 split = clone / "split.json"
                 used = process([sys.executable, "-m", "bench.stage", stage, str(split)], clone)
-                runs.append({"wall, s": used.seconds, **json.loads(split.read_text()), "peak, MB": used.peak_mb})
+                runs.append({"wall, s": used, **json.loads(split.read_text())})
             found[stage] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     return found
 
@@ -75,16 +74,12 @@ def start_up(n: int) -> dict[str, float]:
         "pipeline.train --cfg job": [*train, "--cfg", "job"],
     }
     used = _in_turns(commands, ROOT, n)
-    return {f"{name}, s": _seconds(used[name]) for name in commands}
+    return {f"{name}, s": statistics.median(used[name]) for name in commands}
 
 
-def _in_turns(commands: dict[str, list[str]], folder: Path, n: int) -> dict[str, list[Process]]:
-    used: dict[str, list[Process]] = {name: [] for name in commands}
+def _in_turns(commands: dict[str, list[str]], folder: Path, n: int) -> dict[str, list[float]]:
+    used: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(n):
         for name, command in commands.items():
             used[name].append(process(command, folder))
     return used
-
-
-def _seconds(used: list[Process]) -> float:
-    return statistics.median(one.seconds for one in used)

@@ -10,10 +10,13 @@ import re
 import reprlib
 import string
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,6 +27,8 @@ _WHOLE = re.compile(r"\+?0*([0-9]{1,3})", re.ASCII)
 _PIXELS = frozenset(str(value) for value in range(256))
 _LABELS = frozenset("0123456789")
 _ROWS_AT_ONCE = 1000  # 60,000 rows: 0.4 s, with 3 MB of text in memory
+_THREADS = 2  # NumPy lets another one run: 0.25 s instead of 0.37
+_BLOCKS_AT_ONCE = 16
 _BYTES_AT_ONCE = 2**18  # so that all that is made of them stays in the processor's cache
 
 
@@ -46,7 +51,7 @@ def read(path: Path, *, max_bytes: int, label_column: str | None = None) -> tupl
     """Return the images (n, s, s) and labels (n,) of a CSV file, both uint8.
 
     The header may be absent, the file gzipped, lines may end in CRLF, and blank lines are passed over.
-    60,000 rows of MNIST: 0.4 s, and less than 150 MB of memory, the 47 MB that come back among them.
+    60,000 rows of MNIST: 0.3 s, and less than 150 MB of memory, the 47 MB that come back among them.
 
     Args:
         path: the CSV file.
@@ -163,48 +168,57 @@ def _names_complaint(names: list[str]) -> str | None:
 def _parse_plain(path: Path, layout: _Layout) -> np.ndarray | None:
     """Return the rows, (n, k) uint8, of a file of nothing but digits, commas and line feeds; None: it is not so.
 
-    Twice as fast as `_parse`, which reads all that is legal; a byte more than the first line's limits is not.
+    A third of the time of `_parse`, which reads all that is legal.
     """
     parts: list[np.ndarray] = []
-    with path.open("rb") as file:
+    with path.open("rb") as file, ThreadPoolExecutor(_THREADS) as pool:
         if layout.is_header:
             file.readline(lines.MAX_LINE_BYTES)
-        rest = b""
-        while block := file.read(_BYTES_AT_ONCE):
-            text = rest + block
-            end = text.rfind(b"\n") + 1
-            rest = text[end:]
-            if len(rest) > lines.MAX_LINE_BYTES or not _append_rows(parts, text[:end], layout.n_columns):
-                return None
-    if rest and not _append_rows(parts, rest + b"\n", layout.n_columns):
-        return None
+        blocks = _blocks(file)
+        while some := list(islice(blocks, _BLOCKS_AT_ONCE)):
+            for rows in pool.map(partial(_plain_rows, n_columns=layout.n_columns), some):
+                if rows is None:
+                    return None
+                parts.append(rows)
     return np.concatenate(parts) if parts else None
 
 
-def _append_rows(parts: list[np.ndarray], text: bytes, n_columns: int) -> bool:
-    """Append the rows of whole plain lines, (m, k) uint8, and return True; or False, if any is not plain."""
-    if not text:
-        return True
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """Yield whole lines, _BYTES_AT_ONCE or so at a time; a line that is too long as it is, without its end."""
+    rest = b""
+    while block := file.read(_BYTES_AT_ONCE):
+        text = rest + block
+        end = text.rfind(b"\n") + 1
+        rest = text[end:]
+        if end:
+            yield text[:end]
+        if len(rest) > lines.MAX_LINE_BYTES:
+            yield rest
+            return
+    if rest:
+        yield rest + b"\n"
+
+
+def _plain_rows(text: bytes, n_columns: int) -> np.ndarray | None:
+    """Return the rows of whole plain lines, (m, k) uint8, or None if any is not plain."""
     letters = np.frombuffer(text, np.uint8)
-    ends = np.flatnonzero(letters < ord("0")).astype(np.int32)  # of the cells
+    edges = np.append(np.int32(-1), np.flatnonzero(letters < ord("0")).astype(np.int32))  # ends of the cells
+    starts, ends = edges[:-1] + 1, edges[1:]
     n_rows = np.count_nonzero(letters == ord("\n"))
     n_others = len(ends) - n_rows - np.count_nonzero(letters == ord(","))
-    if letters.max() > ord("9") or n_others or len(ends) != n_rows * n_columns:
-        return False
-    n_digits = np.diff(ends, prepend=np.int32(-1)) - 1
+    if letters.max() > ord("9") or n_others or not n_rows or len(ends) != n_rows * n_columns:
+        return None
+    n_digits = ends - starts
     is_one_row_a_line = (letters[ends[n_columns - 1 :: n_columns]] == ord("\n")).all()
     if not is_one_row_a_line or n_digits.min() < 1 or n_digits.max() > 3:
-        return False
+        return None
     digits = letters - np.uint8(ord("0"))
     values = digits[ends - 1].astype(np.uint16)
     longer = np.flatnonzero(n_digits > 1)
     values[longer] += np.uint16(10) * digits[ends[longer] - 2]
     longest = longer[n_digits[longer] > 2]
     values[longest] += np.uint16(100) * digits[ends[longest] - 3]
-    if values.max() > 255:
-        return False
-    parts.append(values.astype(np.uint8).reshape(-1, n_columns))
-    return True
+    return values.astype(np.uint8).reshape(-1, n_columns) if values.max() <= 255 else None
 
 
 def _parse(texts: Iterable[str]) -> np.ndarray:

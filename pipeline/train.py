@@ -217,7 +217,7 @@ def _check_secrets(arguments: list[str]) -> None:
         if redact(argument) != argument:
             sys.exit(
                 f"error: {redact(argument)}: an address without user, password and query is needed, as Hydra writes "
-                "the command line to a file; let the environment hold it: MLFLOW_TRACKING_URI, or KEY='${oc.env:NAME}'"
+                "it to a file; let the environment hold it: MLFLOW_TRACKING_URI, or KEY='${oc.env:NAME}'"
             )
 
 

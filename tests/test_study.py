@@ -1,8 +1,10 @@
 """The parts of a study: search space, options, storage, claims, pruning, signature, leaderboard."""
 
+import contextlib
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +17,7 @@ from pipeline.errors import Pruned, SettingsError, SweepError
 from pipeline.study import board, options, signature, slots, space, storage, sweeper, trial
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
+from pipeline.study.pruning import SlotPruner
 from pipeline.study.space import Param
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
 from pipeline.study.worker import REPORTS, Watch
@@ -439,3 +442,136 @@ def test_a_preset_is_a_study(composer, preset):
     search = sweeper.search_of(Composer(composer.loader, master), given, [*params, f"experiment={preset}"])
     assert search.name == preset
     assert len(search.params) >= 2
+
+
+def test_a_file_that_is_no_journal_stays_as_it_is(here):
+    (here / "my.json").write_text('{"a": 1}')
+    with pytest.raises(SettingsError, match=r"storage: my\.json is not a journal of studies; name another file"):
+        storage.open_study("my.json", "s", "minimize")
+    assert (here / "my.json").read_text() == '{"a": 1}'
+
+
+def test_another_programs_database_gets_no_tables(here):
+    with contextlib.closing(sqlite3.connect(here / "other.db")) as connection:
+        connection.execute("CREATE TABLE runs (a)")
+    with pytest.raises(SettingsError, match=r"holds another program's tables \(runs, "):
+        storage.open_study("sqlite:///other.db", "s", "minimize")
+    with contextlib.closing(sqlite3.connect(here / "other.db")) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("runs",)]
+
+
+def test_a_file_in_a_folders_place_is_named(here):
+    (here / "studies").touch()
+    with pytest.raises(SettingsError, match="studies: a folder is needed"), storage.alone("s"):
+        pass
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize", "minimize"]])
+def test_a_study_of_another_direction_is_refused(here, directions):
+    import optuna
+
+    storage.open_study(None, "s", "minimize")
+    made = storage._storage("studies/s.journal")
+    study = optuna.create_study(storage=made, study_name="o", directions=directions)
+    with pytest.raises(SettingsError, match=f"to {' and '.join(directions)}, but minimize is asked for"):
+        signature.settle(study, {"direction": "minimize"}, Path("multirun/o"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["net=scratch", "objective=val_loss,loss"], "objective: one value is needed"),
+        (["net=scratch", "tracking.experiment=a,b"], "tracking.experiment: one value is needed"),
+        (["net=scratch", "experiment=quick,lesson"], "the same one is needed in all trials"),
+        (["keras.units=tag(log, choice(1, 2))"], "log goes with interval"),
+    ],
+)
+def test_trials_that_would_not_compare_are_refused(composer, overrides, message):
+    with pytest.raises(SettingsError, match=message):
+        sweeper.search_of(composer, GIVEN, overrides)
+
+
+def test_an_unknown_key_of_a_study_is_named():
+    with pytest.raises(SettingsError, match=r"hydra\.sweeper\.foo: unknown key \(known: params, "):
+        options.read(GIVEN | {"foo": 1})
+    with pytest.raises(SettingsError, match=r"hydra\.callbacks\.grid\.max_failure_rate: a number in"):
+        options.check_grid(2, 1)
+
+
+def pruned_at(study, pruner, stops) -> list[int]:
+    """Return after how many epochs each slot ends; the trials of `stops` are lost in their second epoch first."""
+    from optuna.trial import TrialState
+
+    ends = []
+    while (claimed := slots.claim(study, plan(n_slots=9, name="random"))) is not None:
+        study.pruner = pruner
+        slot = claimed.user_attrs["slot"]
+        watch = Watch(claimed, "val_loss", is_on=True)
+        watch.n_epochs = 9
+        try:
+            for epoch in range(9):
+                if slot in stops and epoch == 1:
+                    break
+                watch.on_epoch_end(epoch, {"val_loss": claimed.params["a"]})
+            if slot in stops:
+                stops.remove(slot)
+                slots.lose(study, claimed._trial_id, "interrupted")
+                continue
+            study.tell(claimed, 1.0)
+            ends.append(9)
+        except Pruned:
+            ends.append(epoch + 1)
+            study.tell(claimed, state=TrialState.PRUNED)
+    return ends
+
+
+@pytest.mark.parametrize("name", ["median", "successive_halving", "hyperband"])
+def test_an_interrupted_study_is_pruned_as_a_whole_one(here, name):
+    def made():
+        given = PRUNER | {"name": name, "startup_trials": 2}
+        return SlotPruner(options.pruner(options.read(GIVEN | {"pruner": given}).pruner, 9))
+
+    ends = []
+    for address, stops in (("a.journal", []), ("b.journal", [0, 3, 4])):
+        study = storage.open_study(address, "s", "minimize")
+        ends.append(pruned_at(study, made(), stops))
+    assert ends[0] == ends[1]
+    assert min(ends[0]) < 9
+
+
+def test_progress_counts_line_by_line_and_leaves_out_what_was_there(caplog):
+    caplog.set_level("INFO")
+    with board.progress("s", Goal("loss", "minimize", 4)) as tell:
+        tell(ROWS[:1])
+        tell(ROWS)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split("  ")[0] for line in lines] == ["trial 1 (2/4)", "trial 2 (3/4)", "trial 3 (4/4)"]
+    assert "best 2.0000 (trial 1)" in lines[0]
+    assert "best 1.0000 (trial 3)" in lines[2]
+
+
+def test_a_parameter_that_a_trial_does_not_read_is_neither_shown_nor_commanded(capsys):
+    given = ("net=scratch", "scratch.n_hidden=3", "keras.units=5")
+    params = {"net": "scratch", "scratch.n_hidden": "3", "keras.units": "5"}
+    trained = Row(0, params, Outcome(COMPLETE, given, 1.0, net="scratch", dataset="synthetic"))
+    assert board.cells(trained, [trained]) == ["0", "1.0000", "scratch", "3", "-", "0.0s", "done"]
+    board.show_end([trained], Goal("loss", "minimize", 1), None)
+    told = capsys.readouterr().out
+    assert "the winner (net=scratch) as the project's own result: dvc exp run -S scratch.n_hidden=3\n" in told
+    assert not any(line.endswith(" ") for line in told.splitlines())
+
+
+def test_a_grid_reuses_nothing_whose_weights_were_replaced(here, composer):
+    import numpy as np
+
+    from pipeline import trained
+    from pipeline.study import grid
+
+    settings = trial.settings_of(composer.config(["net=scratch"]))
+    net = trained.Trained("scratch", "synthetic", ("tanh", "sigmoid"), {"W1": np.ones(2)}, {"val_loss": [0.5]}, "")
+    trained.save(net, here / "0/net")
+    kept = Outcome(COMPLETE, (), 0.5, weights_sha256=net.weights_sha256)
+    trial.save(kept, grid.RESULTS / "key", place=str(here / "0"), store=grid._store(settings))
+    assert grid._reused(settings, "key", []).value == 0.5
+    trained.save(replace(net, weights={"W1": np.zeros(2)}), here / "0/net")
+    assert grid._reused(settings, "key", []) is None
