@@ -1,4 +1,4 @@
-"""`python -m bench.stage STAGE FILE`: run one stage, and write to FILE how long its imports and its tracking took, and its peak memory.
+"""`python -m bench.stage STAGE FILE`: run one stage; write to FILE how long it imported and tracked, and its peak.
 
 An import within an import counts once, as does tracking that imports; what is left of the stage's time is its work.
 """
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _peak_mb() -> float:
-    """Return the largest resident set of this process so far, in 10⁶ bytes; getrusage would count its parent's, too."""
+    """Return the largest resident set of this process, in 10⁶ bytes; getrusage would count its parent's, too."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
