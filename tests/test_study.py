@@ -568,7 +568,9 @@ def test_a_grid_reuses_nothing_whose_weights_were_replaced(here, composer):
     from pipeline.study import grid
 
     settings = trial.settings_of(composer.config(["net=scratch"]))
-    net = trained.Trained("scratch", "synthetic", ("tanh", "sigmoid"), {"W1": np.ones(2)}, {"val_loss": [0.5]}, "")
+    net = trained.Trained(
+        "scratch", "synthetic", ("tanh", "sigmoid"), {"W1": np.ones(2)}, {"loss": [1.0], "val_loss": [0.5]}, ""
+    )
     trained.save(net, here / "0/net")
     kept = Outcome(COMPLETE, (), 0.5, weights_sha256=net.weights_sha256)
     trial.save(kept, grid.RESULTS / "key", place=str(here / "0"), store=grid._store(settings))

@@ -316,7 +316,8 @@ COMP_LINE="python -m pipeline.train keras.unit"; COMP_POINT=${{#COMP_LINE}}
 _pipeline_train python keras.unit pipeline.train
 echo "${{COMPREPLY[@]}}"
 COMP_WORDS=(python -m pipeline.train net=scratch keras=); COMP_CWORD=4
-COMP_LINE="python -m pipeline.train -m 'keras.l2=tag(log, interval(1, 2))' net=scratch keras="; COMP_POINT=${{#COMP_LINE}}
+COMP_LINE="python -m pipeline.train -m 'keras.l2=tag(log, interval(1, 2))' net=scratch keras="
+COMP_POINT=${{#COMP_LINE}}
 _pipeline_train python keras= net=scratch
 echo "${{COMPREPLY[@]}}"
 complete -p python
