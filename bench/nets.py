@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from bench import peers, plain
 from bench.measure import Seconds, alternate, median, ratio
-from pipeline import config, dataset, nn, train_keras
+from pipeline import config, dataset, nn, prepared, train_keras
 from pipeline.config import Settings
 from pipeline.files import Arrays
 
@@ -27,14 +27,15 @@ def keras_epochs(n: int) -> dict[str, float]:
     """Return seconds of an epoch of the default net on MNIST, and what it is to plain `fit` and the bare products."""
     settings = config.load_params()
     data = dataset.make(settings, "mnist")
+    floats = prepared.scaled(data)
     works: dict[str, Callable[[], float]] = {
         "pipeline": lambda: _epoch_seconds(settings, data),
-        "plain fit": lambda: _plain_epoch_seconds(settings, data),
-        "bare products": lambda: _products(settings, data),
+        "plain fit": lambda: _plain_epoch_seconds(settings, floats),
+        "bare products": lambda: _products(settings, floats),
     }
     for name, epoch in peers.EPOCHS.items():
         if importlib.util.find_spec(name):
-            works[name] = partial(epoch, data["X_train"], data["Y_train"], settings.keras)
+            works[name] = partial(epoch, floats["X_train"], floats["Y_train"], settings.keras)
     times: Seconds = {name: [] for name in works}
     for _ in range(n):
         for name, work in works.items():

@@ -84,6 +84,7 @@ class ShallowNN:
         # All weights lie in one vector, and all gradients in another: an update is then one subtraction, not four.
         self._weights = np.concatenate([weights[name].ravel() for name in NAMES])
         self._gradient = np.zeros_like(self._weights)
+        self._scaled = np.empty_like(self._weights)  # what an update subtracts
         shapes = [weights[name].shape for name in NAMES]
         self.W1, self.b1, self.W2, self.b2 = _views(self._weights, shapes)
         self.dW1, self.db1, self.dW2, self.db2 = _views(self._gradient, shapes)
@@ -131,7 +132,7 @@ class ShallowNN:
 
     def update(self, learning_rate: float) -> None:
         """Take one step down the gradient: W1 −= learning_rate · dW1, and so b1, W2 and b2."""
-        self._weights -= learning_rate * self._gradient
+        self._weights -= np.multiply(self._gradient, learning_rate, out=self._scaled)
 
     def step(self, X: Array, Y: Array, learning_rate: float) -> Array:
         """Train on one batch; return its logits Z2 (n_out, m) from before the update."""
