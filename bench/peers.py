@@ -1,10 +1,16 @@
-"""The default Keras net's epoch in PyTorch and JAX, where the extra `bench` is installed."""
+"""`python -m bench.peers NAME`: the default Keras net's epoch in PyTorch or JAX, where the extra `bench` is installed.
 
+Each in a process of its own: their libraries do not load beside TensorFlow's.
+"""
+
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from pipeline import config, dataset, prepared
 from pipeline.config import Keras
 
 N_EPOCHS = 3  # the first warms up
@@ -72,3 +78,20 @@ def jax_epoch(X: np.ndarray, Y: np.ndarray, settings: Keras) -> float:
 
 
 EPOCHS: dict[str, Callable[[np.ndarray, np.ndarray, Keras], float]] = {"torch": torch_epoch, "jax": jax_epoch}
+
+
+def seconds(name: str) -> float:
+    """Return the seconds of an epoch in the library of that name."""
+    done = subprocess.run([sys.executable, "-m", "bench.peers", name], capture_output=True, check=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Write the seconds of an epoch to stdout."""
+    settings = config.load_params()
+    data = prepared.scaled(dataset.make(settings, "mnist"))
+    sys.stdout.write(f"{EPOCHS[sys.argv[1]](data['X_train'], data['Y_train'], settings.keras)}\n")
+
+
+if __name__ == "__main__":
+    main()
