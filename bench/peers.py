@@ -1,4 +1,4 @@
-"""`python -m bench.peers NAME`: the default Keras net's epoch in PyTorch or JAX, where the extra `bench` is installed.
+"""`python -m bench.peers NAME`: the default Keras net's epoch in PyTorch or JAX, where that is installed.
 
 Each in a process of its own: their libraries do not load beside TensorFlow's.
 """
