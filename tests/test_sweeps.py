@@ -33,7 +33,7 @@ class Place:
     folder: Path
     environment: dict[str, str]
 
-    def start(self, *arguments: str, code: Path | None = None) -> subprocess.Popen:
+    def start(self, *arguments: str) -> subprocess.Popen:
         """Start the command in a process group of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline.train", "-m", *arguments],
@@ -261,6 +261,7 @@ def test_a_grid_goes_on_after_a_failed_job(place):
             ["objective=f1", SPACE[0]],
             "objective: one of loss, accuracy, val_loss, val_accuracy is needed, but got 'f1'",
         ),
+        ([SPACE[0], "hydra/launcher=joblib"], "hydra/launcher: none is needed, as a study starts its own workers"),
         ([SPACE[0], "hydra.sweeper.storage=postgresql://127.0.0.1:1/x"], "cannot be opened"),
         ([SPACE[0], "hydra.sweeper.storage=postgresql://ann:secret@127.0.0.1:1/x"], "an address without user"),
     ],
@@ -272,6 +273,171 @@ def test_a_mistake_is_one_line_before_anything_is_trained(place, arguments, mess
     assert message in line
     assert "secret" not in line
     assert place.query("SELECT count(*) FROM runs") == [(0,)]
+
+
+GRID = ("hydra.sweeper.sampler.name=grid", "scratch.learning_rate=0.1,0.2,0.3")
+RATES = "scratch.learning_rate=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+
+
+def wait_for_trials(place: Place, process: subprocess.Popen, n_trials: int) -> None:
+    """Wait until so many trials of the place's one sweep have ended."""
+    end = time.monotonic() + LEFT_SECONDS
+    while len(list((place.folder / "multirun").rglob("outcome.json"))) < n_trials:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=1"),
+        ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=2"),
+        ("hydra/launcher=basic",),
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    ],
+    ids=["study", "study of two", "grid", "joblib"],
+)
+def test_ctrl_c_ends_a_sweep_with_one_line_and_a_leaderboard(place, arguments):
+    process = place.start(*arguments, *SMALL, "scratch.epochs=3000", RATES)
+    wait_for_trials(place, process, 3)  # so that of two workers one has told its first
+    os.killpg(process.pid, signal.SIGINT)
+    told = place.end(process, code=130)
+    line = r": interrupted after \d of 9 trials; the same command (goes on|reuses what has finished)$"
+    assert len(re.findall(line, told.stderr, re.MULTILINE)) == 1
+    if "joblib" not in arguments[0]:  # whose processes may be hit within a weakref's callback
+        assert "Traceback" not in told.stderr
+    assert told.stdout == ""
+    end = time.monotonic() + LEFT_SECONDS
+    while place.query("SELECT count(*) FROM runs WHERE status = 'RUNNING'") != [(0,)] and time.monotonic() < end:
+        time.sleep(0.2)
+    ((parent, status),) = place.query("SELECT run_uuid, status FROM runs WHERE name LIKE 'sweep %'")
+    assert status == "KILLED"
+    ((note,),) = place.query(f"SELECT value FROM tags WHERE run_uuid = '{parent}' AND key = 'mlflow.note.content'")
+    assert note.startswith("| trial | val_loss | scratch.learning_rate |")
+
+
+def test_a_file_in_the_place_of_multirun_is_one_line_and_begins_no_study(place):
+    (place.folder / "multirun").touch()
+    for sweep in ("hydra/sweeper=study", "hydra/launcher=basic"):
+        (line,) = place.run(sweep, *SMALL, GRID[1], code=1).stderr.splitlines()
+        assert line.startswith("error: multirun: a folder is needed, but it cannot be made")
+    (place.folder / "multirun").unlink()
+    place.study(*SMALL, *GRID)  # another sampler: it would be refused if the study had begun
+
+
+def test_a_sampler_grid_tells_what_it_leaves_out_and_fewer_trials_add_none(place):
+    sweep = (*SMALL, *GRID, "hydra.sweeper.study_name=g", "hydra.sweeper.keep_models=0")
+    done = place.study(*sweep, "hydra.sweeper.n_trials=2")
+    assert done.stderr.startswith("the grid has 3 combinations, of which n_trials=2 are tried\n")
+    assert place.counted("g") == dict.fromkeys(range(2), 1)
+    fewer = place.study(*sweep, "hydra.sweeper.n_trials=1")
+    assert fewer.stderr == "study g: has 2 trials already, so that n_trials=1 adds none\n"
+    assert len(re.findall(r"^\d +0\.\d{4}", fewer.stdout, re.MULTILINE)) == 2
+    assert place.counted("g") == dict.fromkeys(range(2), 1)
+
+
+def test_a_dead_worker_is_told_and_its_trial_is_trained_again(place):
+    sweep = ("hydra.sweeper.study_name=d", *SMALL, "scratch.epochs=1500", *SPACE, "hydra.sweeper.n_trials=8")
+    process = place.start("hydra/sweeper=study", *sweep, "hydra.sweeper.n_jobs=2")
+    wait_for_trials(place, process, 1)
+    os.kill(place.trials("d")[0].user_attrs["worker"]["pid"], signal.SIGKILL)
+    told = place.end(process)
+    assert told.stderr.count("a worker has died (exit code -9); the others go on\n") == 1
+    assert place.counted("d") == dict.fromkeys(range(8), 1)
+
+
+@pytest.mark.parametrize("sweep", ["hydra/sweeper=study", "hydra/launcher=basic"])
+def test_all_trials_failed_is_exit_code_1(place, sweep):
+    rates = "scratch.learning_rate=1e200,1e201"
+    more = [GRID[0]] if "study" in sweep else []
+    done = place.run(sweep, *SMALL, *DIVERGING[:-1], rates, *more, code=1)
+    assert "error: all 2 trials failed; the first, 0: TrainingError: scratch: epoch 1 of 9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def write_images(path: Path, seed: int, n_images: int) -> None:
+    rng = random.Random(seed)
+    names = [f"{i}x{j}" for i in range(1, 29) for j in range(1, 29)]
+    rows = [[number % 10, *(rng.randrange(256) for _ in names)] for number in range(n_images)]
+    path.write_text("\n".join(",".join(map(str, row)) for row in [["label", *names], *rows]) + "\n")
+
+
+def test_a_study_whose_data_have_changed_is_refused(place):
+    files = [place.folder / "train.csv", place.folder / "test.csv"]
+    for seed, file in enumerate(files):
+        write_images(file, seed, 50)
+    sweep = ("net=scratch", "scratch.dataset=mnist", "scratch.epochs=2", *GRID, "hydra.sweeper.study_name=own")
+    sweep = (*sweep, f"mnist.train_csv={files[0]}", f"mnist.test_csv={files[1]}")
+    place.study(*sweep, "hydra.sweeper.n_trials=2")
+    write_images(files[0], 2, 50)
+    for n_trials in (2, 3):  # one that has come to its end, and one that would go on
+        *_, line = place.study(*sweep, f"hydra.sweeper.n_trials={n_trials}", code=1).stderr.splitlines()
+        assert re.match(r"error: .*: own was begun with other data: mnist: \w{32} → \w{32}; give it another", line)
+    assert place.counted("own") == dict.fromkeys(range(2), 1)
+
+
+@pytest.mark.parametrize("keep_models", [0, 2])
+def test_so_many_of_the_best_get_their_model(place, keep_models):
+    place.study(*SMALL, *GRID, "hydra.sweeper.study_name=k", f"hydra.sweeper.keep_models={keep_models}")
+    assert place.children("k") == {str(number): ["FINISHED"] for number in range(3)}
+    end = time.monotonic() + LEFT_SECONDS
+    while len(place.query("SELECT 1 FROM logged_models")) < keep_models and time.monotonic() < end:
+        time.sleep(0.2)
+    assert len(place.query("SELECT 1 FROM logged_models")) == keep_models
+
+
+@pytest.mark.parametrize(
+    "sweep", [("hydra/sweeper=study", GRID[0]), ("hydra/launcher=basic",)], ids=["study", "grid"]
+)
+def test_a_dead_tracking_server_costs_a_sweep_nothing_but_its_page(place, sweep):
+    away = Place(place.folder, place.environment | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
+    started = time.monotonic()
+    done = away.run(*sweep, *SMALL, GRID[1])
+    assert time.monotonic() - started < 30
+    assert len(re.findall(r"^\d +0\.\d{4}", done.stdout, re.MULTILINE)) == 3
+    assert "compared" not in done.stdout
+    assert "http://127.0.0.1:9: the tracking store cannot be reached" in done.stderr
+
+
+def test_a_grid_tells_each_trial_and_what_it_reuses(place):
+    first = place.run(*SMALL, "scratch.n_hidden=2,3")
+    lines = first.stderr.splitlines()
+    assert re.fullmatch(r"trial 0 \(1/2\)  val_loss [\d.]+  scratch.n_hidden=2  best [\d.]+ \(trial 0\)", lines[0])
+    assert re.match(r"trial 1 \(2/2\)  val_loss [\d.]+  scratch.n_hidden=3  best ", lines[1])
+    again = place.run(*SMALL, "scratch.n_hidden=3,4").stderr.splitlines()
+    assert again[0].startswith("reused, as settings, data and code are the same: ")
+    assert again[1].startswith("trial 0 (1/2)  reused  val_loss ")
+    assert again[2].startswith("trial 1 (2/2)  val_loss ")
+
+
+@pytest.mark.slow
+def test_a_grid_over_both_nets_in_joblibs_processes(place):
+    tiny = ("keras.dataset=synthetic", "keras.epochs=2", "keras.jit_compile=false")
+    both = ("net=scratch,keras", *SMALL[1:], *tiny, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = place.run(*both)
+    assert len(re.findall(r"^\d +0\.\d{4} +(?:scratch|keras) .* done$", done.stdout, re.MULTILINE)) == 2
+    assert re.search(r"the winner \(net=(scratch|keras)\) as the project's own result: dvc exp run", done.stdout)
+
+
+@pytest.mark.slow
+def test_the_keras_net_is_pruned(place):
+    tiny = ("net=keras", "keras.dataset=synthetic", *SMALL[1:3], "keras.units=8", "keras.epochs=12")
+    pruning = ("hydra.sweeper.pruner.name=median", "hydra.sweeper.pruner.startup_trials=2", GRID[0])
+    rates = "keras.learning_rate=0.05,0.02,1e-6"
+    place.study(*tiny, "keras.jit_compile=false", *pruning, rates, "hydra.sweeper.study_name=k")
+    states = [outcome["state"] for _, outcome in sorted(place.outcomes("k").items())]
+    assert states == ["complete", "complete", "pruned"]
+    assert place.children("k") == {"0": ["FINISHED"], "1": ["FINISHED"], "2": ["KILLED"]}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["hydra/sweeper=study", "--cfg", "hydra"]])
+def test_help_and_settings_load_nothing_that_trains(environment, arguments):
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline.train", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "hydra" in loaded
+    assert not loaded & {"tensorflow", "keras", "mlflow", "optuna", "numpy"}
 
 
 def test_two_sweeps_at_once_and_a_reader_lose_no_point(place):

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PARENT = "PIPELINE_GRID"  # in the environment of the jobs, whichever processes run them: the parent's record
 TOTAL = "PIPELINE_GRID_TRIALS"  # likewise: how many there are
+KEYS = "PIPELINE_GRID_KEYS"  # likewise: what varies
 FILE = "outcome.json"  # as trial.FILE
 RESULTS = Path("studies/results")  # a file for each training that can be reused
 
@@ -70,9 +71,10 @@ class Grid(Callback):
             checks.make_folder(needed)
         if "joblib" in config.hydra.launcher._target_:
             os.environ.update(ONE_THREAD)
+        _log_lines()
         for chatty in ("hydra", "hydra_plugins"):  # a line before each job
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        os.environ |= {PARENT: uuid.uuid4().hex, TOTAL: str(n_trials)}
+        os.environ |= {PARENT: uuid.uuid4().hex, TOTAL: str(n_trials), KEYS: " ".join(space)}
         goal = _goal(settings, n_trials)
         sweep = report.Sweep(settings, os.environ[PARENT], _name(folder), space, goal, self._keep_models)
         _open[os.environ[PARENT]] = sweep, report.begin(sweep), folder
@@ -89,7 +91,7 @@ class Grid(Callback):
 
         sweep_id = os.environ.pop(PARENT)
         sweep, parent, folder = _open.pop(sweep_id)
-        rows = _rows(folder, sweep_id)
+        rows = _rows(folder, sweep_id, sweep.space)
         with parent:
             report.tell(sweep, parent, rows, {})
         board.show_end(rows, sweep.goal, report.compared(sweep, parent, rows))
@@ -116,8 +118,9 @@ def interrupt() -> None:
     """Tell what has come of the grid of this process, which was interrupted."""
     from pipeline.study import report
 
+    _log_lines()  # joblib's launcher has set Hydra's again
     for sweep_id, (sweep, parent, folder) in _open.items():
-        rows = _rows(folder, sweep_id)
+        rows = _rows(folder, sweep_id, sweep.space)
         log.info(
             "grid %s: interrupted after %d of %d trials; the same command reuses what has finished",
             *(sweep.name, len(rows), sweep.goal.n_trials),
@@ -170,7 +173,7 @@ def job(composed: "DictConfig", hydra: "HydraConf") -> float:
     from pipeline.study import board, trial
     from pipeline.train import Part
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)  # not Hydra's
+    _log_lines()
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     sweep_id = os.environ.get(PARENT)
     tags = {"sweep": _name(folder.parent), "sweep.trial": str(hydra.job.num)}
@@ -186,7 +189,7 @@ def job(composed: "DictConfig", hydra: "HydraConf") -> float:
         trial.save(outcome, RESULTS / key, place=str(folder), store=_store(settings))
     with FileLock(folder.parent / ".lock"):  # so that of two that end at once each has its own count
         trial.save(outcome, folder, number=hydra.job.num, sweep=sweep_id)
-        rows = _rows(folder.parent, sweep_id)
+        rows = _rows(folder.parent, sweep_id, os.environ[KEYS].split())
         own = next(row for row in rows if row.number == hydra.job.num)
         log.info("%s", board.line(own, rows, _goal(settings, int(os.environ[TOTAL]))))
     return math.nan if outcome.value is None else outcome.value
@@ -231,24 +234,28 @@ def _store(settings: Settings) -> str:
     return f"{redact(tracking.tracking_uri(settings))} {settings.tracking.experiment}"
 
 
-def _rows(folder: Path, sweep_id: str | None) -> "list[Row]":
-    """Return the trials of a sweep whose outcomes stand in the folders of its jobs."""
+def _rows(folder: Path, sweep_id: str | None, keys: Iterable[str]) -> "list[Row]":
+    """Return the trials of a sweep whose outcomes stand in the folders of its jobs, each with what varies."""
     from pipeline.study import trial
 
     kept = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob(f"*/{trial.FILE}")]
     kept = [(path, one) for path, one in kept if one.get("sweep") == sweep_id]
     kept.sort(key=lambda one: int(one[1]["number"]))
     given = [dict(text.lstrip("+").partition("=")[::2] for text in one["overrides"]) for _, one in kept]
-    varying = {key for params in given for key in params if len({other.get(key) for other in given}) > 1}
     return [
         trial.Row(
             one["number"],
-            {name: value for name, value in params.items() if name in varying},
+            {key: params[key] for key in keys if key in params},
             trial.outcome_from(one),
             path,
         )
         for (path, one), params in zip(kept, given, strict=True)
     ]
+
+
+def _log_lines() -> None:
+    """Log plain lines to stderr: Hydra's own handlers write to stdout, and a file for each job."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
 
 
 def _is_grid(config: "DictConfig") -> bool:

@@ -98,16 +98,16 @@ def conduct(search: Search) -> None:
         SweepError: too many trials have failed, or no worker is left.
     """
     n_slots, n_combinations = search.plan.n_slots, len(search.plan.combinations)
-    if n_slots < n_combinations:
-        log.info("the grid has %d combinations, of which n_trials=%d are tried", n_combinations, n_slots)
     with storage.alone(search.name):
         study = storage.open_study(search.options.storage, search.name, search.direction)
+        checks.make_folder(search.folder)  # first: where that fails, no study has begun
         signature.settle(study, signature.of(search.options, search.params, search.settings), search.folder)
-        checks.make_folder(search.folder)
     n_done = len(worker.rows(search, study))
     goal = Goal(search.settings.objective, search.direction, max(n_slots, n_done))
     if n_done > n_slots:
         log.info("study %s: has %d trials already, so that n_trials=%d adds none", search.name, n_done, n_slots)
+    elif n_slots < n_combinations:
+        log.info("the grid has %d combinations, of which n_trials=%d are tried", n_combinations, n_slots)
     address = study.user_attrs.get(ADDRESS, {}).get(str(goal.n_trials))
     if not worker.is_done(search, study) or not address:
         address = _go_on(search, study, goal)
