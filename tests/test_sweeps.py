@@ -337,6 +337,7 @@ def test_a_sampler_grid_tells_what_it_leaves_out_and_fewer_trials_add_none(place
     assert place.counted("g") == dict.fromkeys(range(2), 1)
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_told_and_its_trial_is_trained_again(place):
     sweep = ("hydra.sweeper.study_name=d", *SMALL, "scratch.epochs=1500", *SPACE, "hydra.sweeper.n_trials=8")
     process = place.start("hydra/sweeper=study", *sweep, "hydra.sweeper.n_jobs=2")
@@ -347,6 +348,7 @@ def test_a_dead_worker_is_told_and_its_trial_is_trained_again(place):
     assert place.counted("d") == dict.fromkeys(range(8), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", ["hydra/sweeper=study", "hydra/launcher=basic"])
 def test_all_trials_failed_is_exit_code_1(place, sweep):
     rates = "scratch.learning_rate=1e200,1e201"
@@ -363,6 +365,7 @@ def write_images(path: Path, seed: int, n_images: int) -> None:
     path.write_text("\n".join(",".join(map(str, row)) for row in [["label", *names], *rows]) + "\n")
 
 
+@pytest.mark.slow
 def test_a_study_whose_data_have_changed_is_refused(place):
     files = [place.folder / "train.csv", place.folder / "test.csv"]
     for seed, file in enumerate(files):
@@ -377,6 +380,7 @@ def test_a_study_whose_data_have_changed_is_refused(place):
     assert place.counted("own") == dict.fromkeys(range(2), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_models", [0, 2])
 def test_so_many_of_the_best_get_their_model(place, keep_models):
     place.study(*SMALL, *GRID, "hydra.sweeper.study_name=k", f"hydra.sweeper.keep_models={keep_models}")

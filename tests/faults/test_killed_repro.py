@@ -237,6 +237,7 @@ def test_the_locks_of_a_killed_dvc_stop_nothing(edited):
     assert "had been killed. Auto removed it from the lock file" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["of another process", '{"write": {"/a', ""], ids=["pid in use", "cut", "empty"])
 def test_a_rwlock_that_stops_dvc_is_named_and_its_removal_is_the_mend(edited, content):
     path = edited.root / ".dvc/tmp/rwlock"
@@ -247,6 +248,7 @@ def test_a_rwlock_that_stops_dvc_is_named_and_its_removal_is_the_mend(edited, co
     assert ran(edited.dvc("repro", "compose")) == ["compose"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [b"", b"    ou"], ids=["empty", "within a word"])
 def test_a_dvc_lock_cut_off_is_named_and_git_brings_the_earlier_back(edited, end):
     path = edited.root / "dvc.lock"
@@ -256,6 +258,7 @@ def test_a_dvc_lock_cut_off_is_named_and_git_brings_the_earlier_back(edited, end
     edited.dvc("repro", "compose")
 
 
+@pytest.mark.slow
 def test_a_dvc_lock_cut_off_after_a_stage_is_completed(edited):
     path = edited.root / "dvc.lock"
     edited.dvc("repro", "compose")
