@@ -20,7 +20,11 @@ def describe(metrics: dict[str, float]) -> str:
 
 
 def number(value: float) -> str:
-    """Return a figure with four places, or if it is large with four digits."""
+    """Return a figure with four places, or if it is large with four digits.
+
+    >>> number(0.123456), number(1e199)
+    ('0.1235', '1e+199')
+    """
     return f"{value:.{'4f' if abs(value) < 1e4 else '4g'}}"
 
 

@@ -22,7 +22,7 @@ from pipeline.address import redact
 from pipeline.command import USERS_ERRORS, command, one_line
 from pipeline.config import Settings, load_params, read_yaml
 from pipeline.lineage import Code, Inputs
-from pipeline.retrain import ERROR_FILE
+from pipeline.retrain import DATA, ERROR_FILE
 from pipeline.tracking import PastRun
 from pipeline.trained import Trained
 
@@ -116,7 +116,7 @@ def _bring_inputs(past: PastRun, inputs: Path, root: Path) -> None:
     md5 = past.tags["data.md5"]
     data = cache.find(md5, root)
     if data:
-        (inputs / "data.npz").symlink_to(data)
+        (inputs / DATA).symlink_to(data)
     (inputs / "data.md5").write_text(md5, encoding="utf-8")
     initial_md5 = past.tags.get("initial.md5")
     if initial_md5:
@@ -141,7 +141,8 @@ def _checkout(past: PastRun, root: Path, folder: Path) -> Iterator[Path]:
         _git(root, "worktree", "add", "--detach", "--quiet", str(code), past.code.commit)
         if past.code.diff:
             _apply(past.folder / lineage.DIFF_FILE, code)
-        _bring_raw(code, root)
+        if not (folder / DATA).is_file():
+            _bring_raw(code, root)
         yield code
     finally:
         _git(root, "worktree", "remove", "--force", str(code))

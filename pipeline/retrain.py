@@ -17,7 +17,8 @@ from pipeline.progress import progress
 from pipeline.train import fit
 from pipeline.trained import Trained
 
-ERROR_FILE = "error.txt"  # in the folder, where the training could not be done: why
+DATA = "data.npz"  # in the folder
+ERROR_FILE = "error.txt"  # likewise, where the training could not be done: why
 NO_DATA = (
     "the run's data (md5 {md5}) are neither in DVC's cache nor in its remote, and {reason}: "
     "`dvc fetch --all-commits` may bring them, or `dvc push` where the run was made"
@@ -34,8 +35,8 @@ def run(settings: Settings, data: Arrays, initial: Arrays | None) -> Trained:
 
 def _data(folder: Path, settings: Settings) -> Arrays:
     """Return the run's data: as given, or made again from their source, if that gives the same bytes."""
-    if (folder / "data.npz").is_file():
-        return load_arrays(folder / "data.npz")
+    if (folder / DATA).is_file():
+        return load_arrays(folder / DATA)
     wanted = (folder / "data.md5").read_text(encoding="utf-8")
     log.info("data %s: not in DVC's cache, made again from the settings", wanted)
     try:

@@ -40,7 +40,6 @@ class Part:
         on_epoch_end: called with the epoch from 0 and its metrics; may raise Pruned.
         on_result: called with what was learned, before the run ends.
         record_id: of this run's record, as soon as there is one.
-        run_id: of this run in MLflow, if it has got that far.
     """
 
     parent: str | None
@@ -48,7 +47,6 @@ class Part:
     on_epoch_end: "OnEpochEnd"
     on_result: "Callable[[Trained], object] | None" = None
     record_id: str | None = None
-    run_id: str | None = None
 
 
 def run(settings: Settings, folder: Path, overrides: list[str], part: Part | None = None) -> "Trained":
@@ -85,9 +83,7 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
         tracked.log_report(report.metrics, report.images, report.per_class)
         if part and part.on_result:
             part.on_result(result)
-    if part:
-        part.run_id = tracked.run_id
-    else:
+    if not part:
         log.info("%s", describe({name: report.metrics[name] for name in ("test_accuracy", "test_loss")}))
         log.info("run %s, in %s", tracked.run_id or tracked.record_id, folder)
         log.info("in MLflow: %s", tracked.shown_at())
@@ -95,7 +91,7 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
 
 
 def data_of(settings: Settings) -> tuple["Arrays", str]:
-    """Return the data of `settings.net` as the nets take them, and DVC's md5 of what they are made from.
+    """Return the data of `settings.net` as they are kept, see `prepared`, and DVC's md5 of what they are made from.
 
     The last ones stay in memory: in a sweep many trainings have the same, and making and hashing MNIST takes 2 s.
     """
@@ -183,13 +179,26 @@ def check_overrides(settings: Settings, overrides: list[str]) -> None:
     """
     dataset = settings.section(settings.net).dataset
     for text in overrides:
-        group = re.split(r"\W", text.lstrip("+~"), maxsplit=1)[0]
-        if group in {*NETS, *DATASETS} - {settings.net, dataset}:
+        if not is_read(text, settings.net, dataset):
+            group = _group(text)
             choice = f"net={group}" if group in NETS else f"{settings.net}.dataset={group}"
             raise SettingsError(
                 f"{text}: an override that the run reads is needed, but net={settings.net} on {dataset} reads "
                 f"nothing of {group}; leave it out, or add {choice}"
             )
+
+
+def is_read(override: str, net: str, dataset: str) -> bool:
+    """Return whether a training reads what an override, or its key, sets: nothing of the other net, nor of its data.
+
+    >>> is_read("keras.units=64", "keras", "mnist"), is_read("+synthetic.n_samples", "keras", "mnist")
+    (True, False)
+    """
+    return _group(override) not in {*NETS, *DATASETS} - {net, dataset}
+
+
+def _group(override: str) -> str:
+    return re.split(r"\W", override.lstrip("+~"), maxsplit=1)[0]
 
 
 def app(composed: "DictConfig") -> float:

@@ -5,13 +5,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import trainer
 from servers import Server
-from tracked import CODE, DATA_MD5, rows
+from tracked import CODE, DATA_MD5, rows, wait_until
 from whole import assert_whole, lost_points, runs_of
 
 from pipeline import tracking, train_scratch, trained
@@ -54,14 +53,6 @@ def start(settings):
     return lambda **given: tracking.start_run(
         settings, "scratch", inputs_of("mnist", rows(), DATA_MD5), code=CODE, **given
     )
-
-
-def wait_until(holds, seconds=30):
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.05)
-    return found
 
 
 def test_a_training_imports_no_mlflow_and_its_run_is_whole(settings, client, own, tmp_path):

@@ -5,13 +5,13 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from tracked import wait_until
 
 from pipeline import tracking, trained
 from pipeline.config import to_dict
@@ -67,15 +67,6 @@ def client(settings):
 def net(weight: float = 0.0) -> Trained:
     weights = {"W1": np.full((2, 2), weight), "b1": np.zeros((2, 1)), "W2": np.zeros((1, 2)), "b2": np.zeros((1, 1))}
     return Trained("scratch", "synthetic", ("tanh", "sigmoid"), weights, {"loss": [0.7], "accuracy": [0.5]}, "net\n")
-
-
-def wait_until(holds, seconds=20):
-    """Return what `holds()` returns as soon as it is true."""
-    end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.02)
-    return found
 
 
 def log_trained(run, result, settings, folder):

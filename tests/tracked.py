@@ -1,6 +1,9 @@
 """Tracked runs for tests: trained in milliseconds, by the from-scratch net, through what the stages call."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,7 +13,17 @@ from pipeline.lineage import Code, inputs_of
 
 CODE = Code("c" * 40, "")
 DATA_MD5 = "d" * 32
+T = TypeVar("T")
 SUPPOSED = {"test_accuracy": 0.75, "test_loss": 0.5}
+
+
+def wait_until(holds: Callable[[], T], seconds: float = 30) -> T:
+    """Return what `holds()` returns as soon as it is true; fail if that takes longer than so many seconds."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.02)
+    return found
 
 
 def rows(n: int = 40, k: int = 3) -> dict[str, np.ndarray]:

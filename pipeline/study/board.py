@@ -2,17 +2,17 @@
 
 import contextlib
 import logging
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.config import DATASETS, NETS
 from pipeline.errors import SweepError
+from pipeline.progress import number
 from pipeline.study.options import Direction
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
+from pipeline.train import is_read
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -109,7 +109,7 @@ def columns(rows: Sequence[Row], goal: Goal) -> list[str]:
 def cells(row: Row, rows: Sequence[Row]) -> list[str]:
     """Return a row of the leaderboard."""
     outcome = row.outcome
-    value = "-" if outcome.value is None else figure(outcome.value)
+    value = "-" if outcome.value is None else number(outcome.value)
     state = "reused" if outcome.reused else "done" if outcome.state == COMPLETE else outcome.state
     return [
         str(row.number),
@@ -126,19 +126,8 @@ def errors(rows: Sequence[Row]) -> list[str]:
 
 
 def reads(outcome: Outcome, override: str) -> bool:
-    """Return whether a trial reads what an override, or its key, sets: nothing of the other net, nor of its data."""
-    group = re.split(r"\W", override.lstrip("+~"), maxsplit=1)[0]
-    others = {*NETS, *DATASETS} - {outcome.net, outcome.dataset}
-    return outcome.net is None or group not in others
-
-
-def figure(value: float) -> str:
-    """Return an objective as people read it.
-
-    >>> figure(0.123456), figure(1e199)
-    ('0.1235', '1e+199')
-    """
-    return f"{value:.{'4f' if abs(value) < 1e4 else '4g'}}"
+    """Return whether a trial reads what an override, or its key, sets; yes where its settings were not read."""
+    return outcome.net is None or is_read(override, outcome.net, str(outcome.dataset))
 
 
 def command(winner: Row) -> str:
@@ -201,7 +190,7 @@ def line(row: Row, rows: Sequence[Row], goal: Goal) -> str:
     """Return a line for a trial that has ended, the last one of `rows`."""
     outcome = row.outcome
     state = "reused" if outcome.reused else "" if outcome.state == COMPLETE else outcome.state
-    value = "" if outcome.value is None else f"{goal.objective} {figure(outcome.value)}"
+    value = "" if outcome.value is None else f"{goal.objective} {number(outcome.value)}"
     params = " ".join(f"{key}={value}" for key, value in row.params.items() if reads(outcome, key))
     told = (f"trial {row.number} ({len(rows)}/{goal.n_trials})", state, outcome.error or value, params)
     return "  ".join(filter(None, (*told, _so_far(rows, goal))))
@@ -211,7 +200,7 @@ def _so_far(rows: Sequence[Row], goal: Goal) -> str:
     winner = best(rows, goal.direction)
     n_failed = count(rows, FAILED)
     value = winner.outcome.value if winner else None
-    told = "" if winner is None or value is None else f"best {figure(value)} (trial {winner.number})"
+    told = "" if winner is None or value is None else f"best {number(value)} (trial {winner.number})"
     return "  ".join(filter(None, (told, f"{n_failed} failed" if n_failed else "")))
 
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 PARENT = "PIPELINE_GRID"  # in the environment of the jobs, whichever processes run them: the parent's record
 TOTAL = "PIPELINE_GRID_TRIALS"  # likewise: how many there are
 KEYS = "PIPELINE_GRID_KEYS"  # likewise: what varies
-FILE = "outcome.json"  # as trial.FILE
 RESULTS = Path("studies/results")  # a file for each training that can be reused
 
 _open: "dict[str, tuple[Sweep, tracking.Run, Path]]" = {}  # not in Grid, which joblib copies into other processes
@@ -59,13 +58,13 @@ class Grid(Callback):
             self._begin(config)
 
     def _begin(self, config: "DictConfig") -> None:
-        from pipeline.study import checks, options, report
+        from pipeline.study import checks, options, report, trial
         from pipeline.study.worker import ONE_THREAD
 
         options.check_grid(self._max_failure_rate, self._keep_models)
         settings, space, n_trials = _checked(config)
         folder = Path(config.hydra.sweep.dir)
-        if any(folder.glob(f"*/{FILE}")):
+        if any(folder.glob(f"*/{trial.FILE}")):
             raise SettingsError(f"hydra.sweep.dir: {folder} holds an earlier sweep's trials; name another folder")
         for needed in (folder, RESULTS):
             checks.make_folder(needed)
@@ -138,27 +137,24 @@ def _checked(config: "DictConfig") -> tuple[Settings, dict[str, str], int]:
     """
     from hydra.core.global_hydra import GlobalHydra
 
-    from pipeline.study import checks
+    from pipeline.study import checks, space
     from pipeline.study.composer import Composer
 
     composer = Composer(GlobalHydra.instance().config_loader(), config)
     in_conf = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    given = composer.parsed([*in_conf, *config.hydra.overrides.task])
-    latest = {override.get_key_element(): override for override in given}
-    fixed = [str(override.input_line) for override in latest.values() if not override.is_sweep_override()]
-    varying = {key: override for key, override in latest.items() if override.is_sweep_override()}
-    texts = {key: str(override.input_line).partition("=")[2].strip() for key, override in varying.items()}
+    fixed, varying = space.split(composer.parsed([*in_conf, *config.hydra.overrides.task]))
     tried = []
-    for key, override in varying.items():
+    for override in varying:
         if not override.is_discrete_sweep():
             raise SettingsError(
-                f"{key}={texts[key]}: an interval needs hydra/sweeper=study; a grid takes choice(…) or range(…)"
+                f"{override.input_line}: an interval needs hydra/sweeper=study; a grid takes choice(…) or range(…)"
             )
+        key = override.get_key_element()
         tried.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         if not tried[-1]:
-            raise SettingsError(f"{key}={texts[key]}: at least one value is needed")
-    space = {key.lstrip("+~"): text for key, text in texts.items()}
-    return checks.check(composer, fixed, tried), space, math.prod(map(len, tried))
+            raise SettingsError(f"{override.input_line}: at least one value is needed")
+    texts = {override.get_key_element().lstrip("+~"): space.text_of(override) for override in varying}
+    return checks.check(composer, fixed, tried), texts, math.prod(map(len, tried))
 
 
 def job(composed: "DictConfig", hydra: "HydraConf") -> float:
@@ -269,5 +265,6 @@ def _name(folder: Path) -> str:
 
 def _goal(settings: Settings, n_trials: int) -> Any:
     from pipeline.study.board import Goal
+    from pipeline.study.options import natural_direction
 
-    return Goal(settings.objective, "maximize" if settings.objective.endswith("accuracy") else "minimize", n_trials)
+    return Goal(settings.objective, natural_direction(settings.objective), n_trials)

@@ -93,7 +93,16 @@ def check_grid(max_failure_rate: Any, keep_models: Any) -> None:
 
 def direction_of(options: Options, settings: Settings) -> Direction:
     """Return `minimize` or `maximize`: as set, else as the objective has it."""
-    return options.direction or ("maximize" if settings.objective.endswith("accuracy") else "minimize")
+    return options.direction or natural_direction(settings.objective)
+
+
+def natural_direction(objective: str) -> Direction:
+    """Return which of an objective's values are the better ones.
+
+    >>> natural_direction("val_accuracy"), natural_direction("loss")
+    ('maximize', 'minimize')
+    """
+    return "maximize" if objective.endswith("accuracy") else "minimize"
 
 
 def sampler(options: Sampler, number: int) -> "optuna.samplers.BaseSampler":

@@ -84,20 +84,26 @@ def show(value: Value) -> str:
 
 
 def read(overrides: "Iterable[Override]") -> tuple[list[str], list[Param]]:
-    """Return the overrides that hold for every trial, and what varies; of several of one key the last one holds.
+    """Return the overrides that hold for every trial, and what varies.
 
     Raises:
         SettingsError: an interval is empty, a tag unknown, a value given twice, or nothing varies.
     """
-    latest = {override.get_key_element().lstrip("+~"): override for override in overrides}
-    fixed = [str(override.input_line) for override in latest.values() if not override.is_sweep_override()]
-    params = [_param(override) for override in latest.values() if override.is_sweep_override()]
+    fixed, varying = split(overrides)
+    params = [_param(override) for override in varying]
     if not params:
         raise SettingsError(
             "hydra/sweeper=study: a parameter that varies is needed, but all are fixed; "
             "for example 'keras.learning_rate=tag(log, interval(1e-4, 1e-2))'"
         )
     return fixed, params
+
+
+def split(overrides: "Iterable[Override]") -> "tuple[list[str], list[Override]]":
+    """Return the overrides that hold for every trial, and those that vary; of one key the last one holds."""
+    latest = {override.get_key_element().lstrip("+~"): override for override in overrides}.values()
+    fixed = [str(override.input_line) for override in latest if not override.is_sweep_override()]
+    return fixed, [override for override in latest if override.is_sweep_override()]
 
 
 def grid(params: Sequence[Param]) -> list[tuple[Value, ...]]:
@@ -112,7 +118,7 @@ def grid(params: Sequence[Param]) -> list[tuple[Value, ...]]:
     return list(product(*(param.values() for param in params)))
 
 
-def _text(override: "Override") -> str:
+def text_of(override: "Override") -> str:
     """Return what was given for the key, as it was given."""
     return str(override.input_line).partition("=")[2].strip()
 
@@ -123,7 +129,7 @@ def _param(override: "Override") -> Param:
     if override.is_range_sweep():
         return _range(override)
     choices = tuple(override.sweep_string_iterator())
-    key, text = override.get_key_element(), _text(override)
+    key, text = override.get_key_element(), text_of(override)
     if _is_log(override):
         raise SettingsError(f"{key}={text}: log goes with interval(…), not with choice(…)")
     if not choices:
@@ -135,7 +141,7 @@ def _param(override: "Override") -> Param:
 
 def _interval(override: "Override") -> Param:
     sweep: Any = override.value()
-    key, text = override.get_key_element(), _text(override)
+    key, text = override.get_key_element(), text_of(override)
     low, high, log = sweep.start, sweep.end, _is_log(override)
     if not low < high:
         raise SettingsError(f"{key}={text}: low < high must hold in an interval, but got {low:g} and {high:g}")
@@ -150,7 +156,7 @@ def _interval(override: "Override") -> Param:
 
 def _range(override: "Override") -> Param:
     sweep: Any = override.value()
-    key, text = override.get_key_element(), _text(override)
+    key, text = override.get_key_element(), text_of(override)
     values = sorted(sweep.range())
     if not values:
         raise SettingsError(
@@ -165,7 +171,7 @@ def _is_log(override: "Override") -> bool:
     tags: set[str] = getattr(override.value(), "tags", set())  # a glob of options has none
     if not tags <= {"log"}:
         others = ", ".join(sorted(tags - {"log"}))
-        raise SettingsError(f"{override.get_key_element()}={_text(override)}: the tag is log, but got {others}")
+        raise SettingsError(f"{override.get_key_element()}={text_of(override)}: the tag is log, but got {others}")
     return bool(tags)
 
 

@@ -2,11 +2,10 @@
 
 from pipeline.tracking.pages import shown_at
 from pipeline.tracking.past import PastRun, read_past
+from pipeline.tracking.reports import add_report, find_run
 from pipeline.tracking.run import (
     Run,
-    add_report,
     drop_model_of,
-    find_run,
     log_model_of,
     open_parent,
     prepare,

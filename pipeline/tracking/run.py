@@ -18,7 +18,7 @@ import yaml
 from pipeline import lineage, paths
 from pipeline.address import redact
 from pipeline.config import Settings, flatten, to_dict
-from pipeline.errors import DataError, Pruned, SettingsError
+from pipeline.errors import DataError, Pruned
 from pipeline.lineage import Code, Inputs
 from pipeline.tracking.models import drop_model, has_parts, keep_keras, keep_scratch
 from pipeline.tracking.pages import page_of
@@ -32,13 +32,13 @@ from pipeline.tracking.records import (
     Record,
     find_record,
     now,
-    record_of_weights,
 )
 from pipeline.tracking.sender import Fate, sender
-from pipeline.tracking.store import check_uri, open_store, reason, say_away, tracking_uri
+from pipeline.tracking.store import check_uri, tracking_uri
 from pipeline.trained import Trained
 
 NO_RESULT = {f"mnist.{key}" for key in ("max_csv_bytes", "train_csv", "test_csv", "label_column")}  # data.md5 is
+PER_CLASS_FILE = "per_class.json"
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class Run:
         for name, png in images.items():
             self._record.write_artifact(f"pictures/{name}.png", png)
         if per_class is not None:
-            self.log_text(json.dumps(per_class, indent=2) + "\n", "per_class.json")
+            self.log_text(per_class_text(per_class), PER_CLASS_FILE)
 
     def end(self, status: str = FINISHED, tags: Mapping[str, str] = NO_TAGS, *, wait: bool = True) -> None:
         """End the run.
@@ -192,9 +192,9 @@ class Run:
             wait: return only when MLflow has all of it, or cannot be reached.
         """
         self._record.change(tags, status=status, end_time=now())
-        self._let_go(wait=wait)
+        self.let_go(wait=wait)
 
-    def _let_go(self, *, wait: bool) -> None:
+    def let_go(self, *, wait: bool) -> None:
         """Write no more, and have the rest brought."""
         self._points.close()
         self._sender.end(self._record, self._in_use)
@@ -206,6 +206,11 @@ class Run:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.end(*_ending(error))
+
+
+def per_class_text(per_class: Mapping[str, Mapping[str, float]]) -> str:
+    """Return figures by class as the file of a run holds them."""
+    return json.dumps(per_class, indent=2) + "\n"
 
 
 def _ending(error: BaseException | None) -> tuple[str, dict[str, str]]:
@@ -372,7 +377,7 @@ def log_model_of(settings: Settings, record_id: str) -> None:
     if not has_parts(record):
         raise DataError(f"{record.folder}/model: holds nothing that a model can be made from")
     record.change(model=True)
-    Run(record, settings)._let_go(wait=True)
+    Run(record, settings).let_go(wait=True)
 
 
 def drop_model_of(record_id: str) -> None:
@@ -382,66 +387,3 @@ def drop_model_of(record_id: str) -> None:
         DataError: there is no such record.
     """
     drop_model(find_record(record_id))
-
-
-def add_report(
-    settings: Settings,
-    weights_sha256: str,
-    metrics: Mapping[str, float],
-    images: Mapping[str, bytes],
-    per_class: Mapping[str, Mapping[str, float]] | None = None,
-) -> str | None:
-    """Add a report to the newest run that has made these weights, and return its MLflow id.
-
-    It is looked for among the records on this disk, then in the store; None where there is no such run, or where the
-    store cannot be reached: it is said in one line.
-    """
-    record = record_of_weights(weights_sha256, redact(tracking_uri(settings)))
-    if record:
-        run = Run(record, settings)
-        run.log_report(metrics, images, per_class)
-        run._let_go(wait=True)
-        return run.run_id
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run_id = find_run(settings, weights_sha256)
-        if run_id is None:
-            log.warning("%s...: no run has made these weights; their figures stay local", weights_sha256[:12])
-        else:
-            _add_to(run_id, metrics, images, per_class)
-    except (SettingsError, MlflowException) as error:
-        say_away(tracking_uri(settings), reason(error), "its figures stay local")
-        return None
-    return run_id
-
-
-def _add_to(
-    run_id: str,
-    metrics: Mapping[str, float],
-    images: Mapping[str, bytes],
-    per_class: Mapping[str, Mapping[str, float]] | None,
-) -> None:
-    """Add a report to a run of which this disk has no record: another machine's."""
-    import tempfile
-
-    import mlflow
-    from mlflow.entities import Metric
-
-    client = mlflow.MlflowClient()
-    client.log_batch(run_id, metrics=[Metric(name, value, now(), 0) for name, value in metrics.items()])
-    with tempfile.TemporaryDirectory() as folder:
-        for name, png in images.items():
-            (Path(folder) / f"{name}.png").write_bytes(png)
-        client.log_artifacts(run_id, folder, "pictures")
-    if per_class is not None:
-        client.log_text(run_id, json.dumps(per_class, indent=2) + "\n", "per_class.json")
-
-
-def find_run(settings: Settings, weights_sha256: str) -> str | None:
-    """Return the id of the newest run that has made these weights and is no reproduction of another; or None."""
-    import mlflow
-
-    experiment_id = open_store(settings)  # before the client is made: it takes the address that is set by then
-    found = mlflow.MlflowClient().search_runs([experiment_id], f"tags.weights_sha256 = '{weights_sha256}'")
-    return next((str(run.info.run_id) for run in found if "reproduces" not in run.data.tags), None)
