@@ -1,7 +1,10 @@
 """DVC's cache: bytes by their md5, in this project or in a remote of it."""
 
+import contextlib
 import logging
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.address import redact
@@ -45,3 +48,29 @@ def find(md5: str, root: Path) -> Path | None:
             except (DvcException, ImportError, OSError) as error:  # ImportError: an extra of DVC's is missing
                 log.warning("DVC's remote: %s", redact(str(error)))
     return path if path.is_file() and file_md5(path) == md5 else None
+
+
+@contextlib.contextmanager
+def earlier_outputs() -> Iterator[None]:
+    """Let a stage of DVC's that fails leave its earlier outputs standing, which DVC has removed before it ran it."""
+    try:
+        yield
+    except BaseException:
+        if "DVC_STAGE" in os.environ:
+            _bring_back(os.environ["DVC_STAGE"], Path(os.environ["DVC_ROOT"]))
+        raise
+
+
+def _bring_back(stage: str, root: Path) -> None:
+    """Bring the outputs of a stage that dvc.lock names and that are away from the cache, as far as they are in it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            for found in repo.stage.collect(stage):
+                for out in found.outs:
+                    if out.hash_info and not out.exists:
+                        out.checkout(force=True)
+    except (DvcException, OSError) as error:
+        log.warning("the earlier outputs of %s are not back: %s", stage, redact(str(error)))

@@ -32,7 +32,7 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text for the terminal: an OSError's begins with its path, a training's says what to do.
+    """Return an error's text for the terminal: an OSError's begins with its path.
 
     It is one line, but for mistakes in settings: these have a line each. What would steer the terminal is escaped.
     """
@@ -41,8 +41,6 @@ def one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, TrainingError) and "DVC_STAGE" in os.environ:  # DVC removes a training's output before it
-        text = f"{text}; `dvc checkout` brings the earlier net back"
     return _printable(" ".join(text.splitlines()))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import metrics, pictures, prepared, tracking, train_keras, train_scratch, trained
+from pipeline import cache, metrics, pictures, prepared, tracking, train_keras, train_scratch, trained
 from pipeline.command import command
 from pipeline.config import NETS, load_params
 from pipeline.files import Arrays, arrays_sha256, replacing
@@ -124,6 +124,7 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 
 
 @command
+@cache.earlier_outputs()
 def main() -> None:
     """Evaluate data/runs/ into data/reports/, and tell MLflow: the figures, and which net is now the best."""
     settings = load_params()

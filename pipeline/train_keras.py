@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import prepared, tracking, trained
+from pipeline import cache, prepared, tracking, trained
 from pipeline.command import command
 from pipeline.config import Keras, load_params
 from pipeline.errors import SettingsError, TrainingError
@@ -259,6 +259,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 @command
+@cache.earlier_outputs()
 def main() -> None:
     """Train on the prepared dataset that `keras.dataset` names; write data/runs/keras/ and a run in MLflow."""
     settings = load_params()

@@ -3,7 +3,7 @@
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline import nn, prepared, tracking, trained
+from pipeline import cache, nn, prepared, tracking, trained
 from pipeline.command import command
 from pipeline.config import Scratch, load_params
 from pipeline.errors import TrainingError
@@ -78,6 +78,7 @@ def summary(weights: Arrays) -> str:
 
 
 @command
+@cache.earlier_outputs()
 def main() -> None:
     """Train on the prepared dataset that `scratch.dataset` names; write data/runs/scratch/ and a run in MLflow."""
     settings = load_params()

@@ -1,5 +1,7 @@
 """DVC's cache by md5, in a real DVC repository with a remote in a folder."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +52,69 @@ def test_damaged_bytes_are_not_handed_out(root):
     path.chmod(0o644)
     path.write_bytes(b"damaged")
     assert cache.find(cache.arrays_md5(ARRAYS), root) is None
+
+
+STAGE = """
+import sys
+from pathlib import Path
+from pipeline.cache import earlier_outputs
+
+with earlier_outputs():
+    told = Path("told.txt").read_text()
+    if told == "interrupt":
+        raise KeyboardInterrupt
+    if told == "fail":
+        raise ValueError(told)
+    Path("folder").mkdir()
+    Path("folder/a").write_text(told)
+    Path("figure.json").write_text('{"told": 1}')
+"""
+
+
+@pytest.fixture
+def stage(root):
+    """Return a function that runs a DVC stage with these words, and returns whether it did and what was said."""
+    (root / "stage.py").write_text(STAGE)
+    (root / "dvc.yaml").write_text(
+        f"stages:\n  one:\n    cmd: {sys.executable} stage.py\n    deps: [told.txt]\n"
+        "    outs: [folder]\n    metrics: [figure.json]\n"
+    )
+
+    def run(told):
+        (root / "told.txt").write_text(told)
+        command = [sys.executable, "-m", "dvc", "repro"]
+        environment = os.environ | {"PYTHONPATH": str(Path(cache.__file__).parents[1])}
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("told", ["fail", "interrupt"])
+def test_a_stage_that_fails_leaves_its_earlier_outputs(stage, root, told):
+    ended_well, said = stage("first")
+    assert ended_well, said
+    ended_well, said = stage(told)
+    assert not ended_well
+    assert "not back" not in said
+    assert (root / "folder/a").read_text() == "first"
+    assert (root / "figure.json").read_text() == '{"told": 1}'
+    assert stage("second")[0]
+    assert (root / "folder/a").read_text() == "second"
+
+
+def test_a_stage_that_fails_at_first_leaves_nothing(stage, root):
+    ended_well, said = stage("fail")
+    assert not ended_well
+    assert "not back" not in said
+    assert not (root / "folder").exists()
+
+
+def test_outputs_that_the_cache_has_lost_are_told(stage, root):
+    ended_well, said = stage("first")
+    assert ended_well, said
+    shutil.rmtree(root / ".dvc/cache")
+    ended_well, said = stage("fail")
+    assert not ended_well
+    assert "the earlier outputs of one are not back: " in said
+    assert not (root / "folder").exists()
