@@ -1,5 +1,6 @@
 """The courier beside a training: what reaches MLflow whatever happens to the server, the training or itself."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -138,7 +139,7 @@ def test_a_training_that_is_killed_is_ended_in_mlflow_with_all_its_points(settin
 
 def test_a_courier_that_dies_costs_no_training(start, client, caplog):
     with start() as first:
-        tracking.sender()._process.kill()
+        os.killpg(tracking.sender()._process.pid, signal.SIGKILL)
         first.on_epoch_end(0, {"loss": 0.5})
     assert any("the process that brings it has ended" in line for line in caplog.messages)
     with start() as second:  # with a new one

@@ -1,5 +1,6 @@
 """Sweeps by the real command: parallel, joined, killed, resumed, refused; and what MLflow then shows of them."""
 
+import collections
 import contextlib
 import json
 import os
@@ -309,8 +310,12 @@ def test_ctrl_c_ends_a_sweep_with_one_line_and_a_leaderboard(place, arguments):
         assert "Traceback" not in told.stderr
     assert told.stdout == ""
     end = time.monotonic() + LEFT_SECONDS
-    while place.query("SELECT count(*) FROM runs WHERE status = 'RUNNING'") != [(0,)] and time.monotonic() < end:
+    ended = collections.Counter()
+    while (ended["FINISHED"] < 3 or ended["RUNNING"]) and time.monotonic() < end:
         time.sleep(0.2)
+        ended = collections.Counter(status for (status,) in place.query("SELECT status FROM runs"))
+    assert ended["FINISHED"] >= 3
+    assert not ended["RUNNING"]
     ((parent, status),) = place.query("SELECT run_uuid, status FROM runs WHERE name LIKE 'sweep %'")
     assert status == "KILLED"
     ((note,),) = place.query(f"SELECT value FROM tags WHERE run_uuid = '{parent}' AND key = 'mlflow.note.content'")

@@ -187,6 +187,8 @@ def _read(lines: "queue.Queue[bytes | None]") -> None:
 
 def main() -> None:
     """Talk over stdin and stdout; nothing else is printed."""
+    if os.fork():  # so that whoever ends a training's children, as joblib does at Ctrl-C, finds no courier among them
+        os._exit(0)
     os.nice(NICENESS)
     warnings.simplefilter("ignore")
     logging.disable()

@@ -108,6 +108,7 @@ class Sender:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         assert self._process.stdin is not None
+        self._process.wait()  # it has only started the courier
         for line in self._process.stdout:
             with self._news:
                 self._hear(json.loads(line))
@@ -123,7 +124,6 @@ class Sender:
         with contextlib.suppress(OSError):  # what it was still to be told
             self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait()
 
     def _hear(self, said: dict[str, Any]) -> None:
         self._moved = time.monotonic()
