@@ -232,25 +232,32 @@ def test_an_unknown_run_is_one_line(project):
     assert len(said.strip().splitlines()) == 1
 
 
-def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(tmp_path):
-    project = copy_project(tmp_path / "first")
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A project whose results were pushed to a remote in a folder, and a clone of it that has pulled them."""
+    folder = tmp_path_factory.mktemp("published")
+    project = copy_project(folder / "first")
     quick = (project.root / "conf/experiment/quick.yaml").read_text()
     project.edit("conf/config.yaml", "experiment: null", "experiment: quick")
     assert "override /mnist: digits" in quick
     for command in (
         ["git", "add", "-A"],
         ["git", "commit", "-q", "-m", "quick"],
-        ["dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "remote")],
+        ["dvc", "remote", "add", "-q", "-d", "store", str(folder / "remote")],
         ["dvc", "repro", "-q"],
         ["dvc", "push", "-q", "--run-cache"],
         ["git", "add", "-A"],
         ["git", "commit", "-q", "-m", "results"],
-        ["git", "clone", "-q", ".", str(tmp_path / "second")],
+        ["git", "clone", "-q", ".", str(folder / "second")],
     ):
         project.do(*command)
-
-    clone = Project(tmp_path / "second")
+    clone = Project(folder / "second")
     clone.do("dvc", "pull", "-q", "--run-cache")
+    return project, clone
+
+
+def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(published):
+    project, clone = published
     said = clone.do("dvc", "repro")
     assert "Running stage" not in said
     assert not (clone.root / "mlflow.db").exists()
@@ -265,3 +272,19 @@ def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(tm
     for run_id in runs.values():
         code, said = project.reproduce(run_id)
         assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
+
+
+def test_a_keras_net_that_went_on_from_another_in_a_dirty_tree_is_reproduced(published):
+    _, clone = published
+    clone.edit("pipeline/train_keras.py", "import numpy as np\n", "import numpy as np\n\nHALF = 0.5\n")
+    clone.edit("pipeline/train_keras.py", "settings.learning_rate", "HALF * settings.learning_rate")
+    run_id = clone.train("net=keras", "mnist=digits", "keras.warm_start=true", "keras.epochs=1")
+    tags = clone.tags(run_id)
+    assert tags["git.dirty"] == "true"
+    assert tags["initial.md5"]
+    clone.edit("pipeline/train_keras.py", "HALF = 0.5", "HALF = 0.25")
+    shutil.rmtree(clone.root / "data/runs")  # DVC's cache has the weights that it started from
+    assert clone.reproduce(run_id)[0] == IDENTICAL
+    code, said = clone.reproduce("--here", run_id)
+    assert code == DIFFERENT
+    assert re.search(r"^loss: differs from epoch 1 on, by up to", said, re.MULTILINE)
