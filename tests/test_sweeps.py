@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from servers import Server
+from whole import runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("net=scratch", "synthetic.n_samples=300", "synthetic.n_train=200", "scratch.epochs=5")
@@ -449,16 +451,25 @@ def test_help_and_settings_load_nothing_that_trains(environment, arguments):
     assert not loaded & {"tensorflow", "keras", "mlflow", "optuna", "numpy"}
 
 
-def test_two_sweeps_at_once_and_a_reader_lose_no_point(place):
-    errors: list[str] = []
+@pytest.fixture
+def server(place):
+    """MLflow's own server on the store of the place."""
+    running = Server(place.folder, place.environment)
+    running.start()
+    yield running
+    running.kill()
+
+
+def test_two_sweeps_at_once_and_mlflows_pages_open_lose_no_point(place, server):
+    from mlflow import MlflowClient
+
+    answers: list[int] = []
     ended = threading.Event()
 
     def read() -> None:
+        """Ask for what the page of an experiment asks for, again and again."""
         while not ended.wait(0.05):
-            try:
-                place.query("SELECT run_uuid, key, count(*) FROM metrics GROUP BY run_uuid, key")
-            except sqlite3.Error as error:
-                errors.append(str(error))
+            answers.append(len(runs_of(MlflowClient(server.uri))))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -471,7 +482,11 @@ def test_two_sweeps_at_once_and_a_reader_lose_no_point(place):
     told = [place.end(process) for process in both]
     ended.set()
     reader.join()
-    assert errors == []
+    log = (place.folder / "server.log").read_text()
+    assert "locked" not in log
+    assert " 500 " not in log
+    assert answers == sorted(answers)
+    assert answers[-1] > 1
     assert all("locked" not in done.stderr for done in told)
     for name in ("one", "two"):
         assert place.children(name) == {str(number): ["FINISHED"] for number in range(4)}
