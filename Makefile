@@ -1,7 +1,7 @@
 # The commands of this project; `make` alone lists them. A fresh clone needs Python 3.11, git, make and npm.
 #
-# Everything is installed into .venv at the versions and hashes of requirements.txt; the files .venv/installed and
-# .venv/installed-test say that this was done, so that a second call installs nothing.
+# Everything is installed into .venv at the versions and hashes of requirements.txt; the files .venv/installed* say
+# that this was done, so that a second call installs nothing.
 
 PYTHON = $(or $(shell for p in python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done), \
@@ -19,10 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # a git hook that calls make sets these; tests make repositories of their own
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
-.PHONY: help setup setup-test repro test test-slow lint format ui sweep bench faults lock clean chromium
+.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster lint format ui sweep bench faults lock \
+	clean chromium postgres
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s  %s\n", $$1, $$2}' Makefile
 
 setup:  ## make .venv and install the pinned packages into it (two minutes, the first time)
 	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed
@@ -30,15 +31,21 @@ setup:  ## make .venv and install the pinned packages into it (two minutes, the 
 setup-test:
 	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed-test
 
+setup-cluster:
+	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed-cluster
+
 repro: setup  ## run the pipeline: what is out of date is made again, then the results are shown
 	dvc repro
 	python -m pipeline.summary
 
 test: setup-test chromium lint  ## what CI runs: lint, then every test that is not slow
-	python -m pytest -n auto --dist loadfile -m "not slow"
+	python -m pytest -n auto --dist loadfile -m "not slow and not cluster"
 
 test-slow: setup-test  ## run the slow tests only
-	python -m pytest -m slow
+	python -m pytest -m "slow and not cluster"
+
+test-cluster: setup-cluster postgres  ## run the tests with PostgreSQL, an MLflow server, S3 and Ray, all of which they start and stop
+	python -m pytest -m cluster tests/cluster
 
 lint: setup-test  ## check style (ruff) and types (mypy); changes nothing
 	ruff check
@@ -65,6 +72,9 @@ lock: .venv/lock/bin/uv  ## write requirements*.txt from pyproject.toml; newest 
 	echo "python-dateutil<3" | $(COMPILE) --constraints - --output-file requirements.txt
 	$(COMPILE) --extra test --constraints requirements.txt --output-file requirements-test.txt \
 		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt)
+	echo "cloudpickle==3.1.2" | $(COMPILE) --extra test --extra cluster --override - \
+		--constraints requirements.txt --constraints requirements-test.txt --output-file requirements-cluster.txt \
+		$$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.txt requirements-test.txt)
 
 clean:  ## remove the stages' outputs and the tools' caches; keeps .venv, DVC's cache and the tracked runs
 	rm -rf data/raw data/loaded data/prepared data/runs data/reports
@@ -78,6 +88,14 @@ chromium:
 		&& export DEBIAN_FRONTEND=noninteractive && apt-get -qq update >/dev/null 2>&1 </dev/null \
 		&& apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1 </dev/null; } \
 		|| echo "No Chromium here: the browser tests will be skipped."
+
+# For the tests of a team's set-up; where PostgreSQL cannot be installed, those that need it are skipped.
+postgres:
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] \
+		&& command -v apt-get >/dev/null && echo "Installing Debian's PostgreSQL for the tests." \
+		&& export DEBIAN_FRONTEND=noninteractive && apt-get -qq update >/dev/null 2>&1 </dev/null \
+		&& apt-get -qq install --no-install-recommends postgresql >/dev/null 2>&1 </dev/null; } \
+		|| echo "No PostgreSQL here: the tests that need it will be skipped."
 
 .venv/bin/python3.11:
 	echo "Making .venv with $(PYTHON)."
@@ -96,7 +114,13 @@ chromium:
 	$(PIP_INSTALL) -r $<
 	touch $@
 
+.venv/installed-cluster: requirements-cluster.txt .venv/installed-test
+	echo "Installing the packages of $<."
+	$(PIP_INSTALL) -r $<
+	touch $@
+
 # python-dateutil is held below 3, as uv would take 4 and, for it, older celery and graphene, which set no bound.
+# MLflow pins cloudpickle to 3.1.2 and hydra-ray-launcher below 3, which works with 3.1.2, too.
 COMPILE := .venv/lock/bin/uv pip compile pyproject.toml --quiet $(UPGRADE) --generate-hashes --no-annotate \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock"
 

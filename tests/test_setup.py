@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ["requirements.txt", "requirements-test.txt"]
+LOCKS = ["requirements.txt", "requirements-test.txt", "requirements-cluster.txt"]
+OWN = "experiment-pipeline"  # an extra that names others
 PIN = re.compile(r"^(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+) \\\n(?P<hashes>(?:    --hash=.*\n)+)", re.MULTILINE)
 
 
@@ -24,7 +25,15 @@ def pins(*locks: str) -> dict[str, str]:
 def declared(extra: str | None = None) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
-    return [Requirement(line) for line in lines]
+    found = [Requirement(line) for line in lines]
+    others = [
+        one
+        for requirement in found
+        if requirement.name == OWN
+        for extra in requirement.extras
+        for one in declared(extra)
+    ]
+    return [requirement for requirement in found if requirement.name != OWN] + others
 
 
 def make(folder: Path, *arguments: str) -> str:
@@ -58,15 +67,20 @@ def test_lock_names_no_address_and_no_path(lock: str) -> None:
     assert not re.search(r"://|--index|--extra-index|--find-links|--trusted-host|@|/", (ROOT / lock).read_text())
 
 
-@pytest.mark.parametrize("extra", [None, "test"])
-def test_each_declared_dependency_is_locked_at_a_version_it_admits(extra: str | None) -> None:
-    locked = pins(*LOCKS) if extra else pins("requirements.txt")
+@pytest.mark.parametrize(("extra", "n_locks"), [(None, 1), ("test", 2), ("cluster", 3)])
+def test_each_declared_dependency_is_locked_at_a_version_it_admits(extra: str | None, n_locks: int) -> None:
+    locked = pins(*LOCKS[:n_locks])
     for requirement in declared(extra):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), str(requirement)
 
 
-def test_test_lock_holds_only_what_comes_on_top() -> None:
-    assert pins("requirements.txt").keys().isdisjoint(pins("requirements-test.txt"))
+@pytest.mark.parametrize("n", range(1, len(LOCKS)))
+def test_lock_of_an_extra_holds_only_what_comes_on_top(n: int) -> None:
+    assert pins(*LOCKS[:n]).keys().isdisjoint(pins(LOCKS[n]))
+
+
+def test_what_is_for_a_team_is_locked_for_its_tests_alone() -> None:
+    assert {"ray", "psycopg", "dvc-s3", "moto"} <= pins(LOCKS[2]).keys()
 
 
 def test_torch_is_not_locked() -> None:
@@ -75,7 +89,9 @@ def test_torch_is_not_locked() -> None:
 
 def test_make_alone_lists_the_targets() -> None:
     listed = re.findall(r"^make ([a-z-]+) +\S", make(ROOT), re.MULTILINE)
-    assert {"setup", "repro", "test", "test-slow", "lint", "format", "ui", "lock", "clean"} <= set(listed)
+    assert {"setup", "repro", "test", "test-slow", "test-cluster", "lint", "format", "ui", "lock", "clean"} <= set(
+        listed
+    )
     assert make(ROOT, "help") == make(ROOT)
 
 
@@ -84,10 +100,10 @@ def test_fresh_clone_installs_with_hashes_before_it_runs_the_pipeline(clone: Pat
     assert said.index("venv --clear .venv") < said.index("--require-hashes") < said.index("dvc repro")
 
 
-@pytest.mark.parametrize("target", ["repro", "test"])
+@pytest.mark.parametrize("target", ["repro", "test", "test-cluster"])
 def test_second_call_installs_nothing(clone: Path, target: str) -> None:
     (clone / ".venv/bin").mkdir(parents=True)
-    for made in [".venv/bin/python3.11", ".venv/installed", ".venv/installed-test"]:
+    for made in [".venv/bin/python3.11", *(f".venv/installed{extra}" for extra in ("", "-test", "-cluster"))]:
         (clone / made).touch()
     said = make(clone, "-n", target)
     assert "pip install" not in said

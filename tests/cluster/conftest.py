@@ -1,0 +1,53 @@
+"""What the tests of a team's set-up share; `make test-cluster` runs them, as they need more than the other tests do."""
+
+import importlib.util
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import S3, Postgres, TrackingServer, running, why_no_postgres
+
+HERE = Path(__file__).parent
+_number = itertools.count()
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Return PostgreSQL, running."""
+    if why := why_no_postgres():
+        pytest.skip(why)
+    service = Postgres()
+    with running(service, service.remove):
+        yield service
+
+
+@pytest.fixture
+def database(postgres) -> str:
+    """Return the address, without the password, of an empty database; `postgres.secret` has the password."""
+    return postgres.database(f"test_{next(_number)}")
+
+
+@pytest.fixture(scope="session")
+def tracking_server(tmp_path_factory, environment, postgres) -> Iterator[TrackingServer]:
+    """Return an MLflow server on PostgreSQL that asks for a password, running; each test names its own experiment."""
+    if importlib.util.find_spec("flask_wtf") is None:
+        pytest.skip("no flask-wtf here: the extra `server` has it")
+    folder = tmp_path_factory.mktemp("server")
+    with running(TrackingServer(folder, environment, postgres, "mlflow")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory, environment) -> Iterator[S3]:
+    """Return an S3 store, running and empty."""
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("no moto here: the extra `cluster` has it")
+    with running(S3(tmp_path_factory.mktemp("s3"), environment | S3.secret)) as service:
+        yield service

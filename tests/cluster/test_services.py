@@ -1,0 +1,72 @@
+"""The common test ground itself: each service runs, asks for its password, and leaves nothing behind."""
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from services import HOST, Postgres, TrackingServer, running
+
+
+def test_postgres_takes_its_password_from_the_environment_and_no_other(database, postgres, call, environment):
+    asked = ("python", "-c", f"import psycopg; psycopg.connect('{database}').close()")
+    call("/", *asked, env=postgres.secret)
+    assert "password" in call("/", *asked, env={"PGPASSWORD": "another"}, code=1).stderr
+    assert "no password supplied" in call("/", *asked, code=1).stderr
+
+
+def test_each_test_has_a_database_of_its_own(database, postgres):
+    assert database != postgres.database("one_more")
+
+
+@pytest.mark.usefixtures("postgres")
+def test_postgres_ends_with_all_its_processes():
+    own = Postgres()
+    with running(own, own.remove):
+        pid = own.process.pid
+        told = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True)
+        children = [int(text) for text in told.stdout.split()]
+    assert len(children) >= 3
+    for one in (pid, *children):
+        with pytest.raises(ProcessLookupError):
+            os.kill(one, 0)
+    assert not own.folder.exists()
+
+
+def status(server: TrackingServer, *, auth: str | None, host: str | None = None) -> int:
+    import base64
+    import http.client
+
+    given = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
+    with contextlib.closing(connection):
+        address = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+        connection.request("GET", address, headers=given | ({"Host": host} if host else {}))
+        return connection.getresponse().status
+
+
+def test_tracking_server_asks_for_a_password_and_checks_the_host(tracking_server):
+    right = f"{tracking_server.user}:{tracking_server.password}"
+    assert status(tracking_server, auth=right) == 200
+    assert status(tracking_server, auth="ann:wrong") == 401
+    assert status(tracking_server, auth=None) == 401
+    assert status(tracking_server, auth=right, host="evil.example.com") == 403
+
+
+def test_s3_keeps_what_it_gets(s3, call):
+    address = s3.bucket("kept")
+    script = f"""
+import s3fs
+files = s3fs.S3FileSystem(endpoint_url="{s3.endpoint}")
+files.pipe("{address}/a", b"bytes")
+assert files.cat("{address}/a") == b"bytes"
+"""
+    call("/", "python", "-c", script, env=s3.secret)
+
+
+def test_services_listen_on_this_machine_alone(postgres, tracking_server, s3):
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    listening = [line.split()[1] for table in tables for line in table if line.split()[3] == "0A"]
+    for service in (postgres, tracking_server, s3):
+        assert [one for one in listening if one.endswith(f":{service.port:04X}")] == [f"0100007F:{service.port:04X}"]
