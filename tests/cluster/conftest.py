@@ -1,4 +1,4 @@
-"""What the tests of a team's set-up share; `make test-cluster` runs them, as they need more than the other tests do."""
+"""What the tests of a team's set-up share; `make test-cluster` runs them, as they need more than the others do."""
 
 import importlib.util
 import itertools
