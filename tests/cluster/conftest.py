@@ -30,7 +30,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def database(postgres) -> str:
-    """Return the address, without the password, of an empty database; `postgres.secret` has the password."""
+    """Return the address of an empty database, without user and password; `postgres.secret` has these."""
     return postgres.database(f"test_{next(_number)}")
 
 

@@ -160,15 +160,15 @@ class Postgres(Service):
         return psycopg.connect(dbname="postgres", autocommit=True, **given)
 
     def database(self, name: str) -> str:
-        """Make a database, and return its address, which has no password: PGPASSWORD holds it, see `secret`."""
+        """Make a database, and return its address, which has no user and no password: `secret` has these."""
         with self._connect() as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
-        return f"postgresql://{self.user}@{HOST}:{self.port}/{name}"
+        return f"postgresql://{HOST}:{self.port}/{name}"
 
     @property
     def secret(self) -> dict[str, str]:
         """Return what the environment of its clients holds."""
-        return {"PGPASSWORD": self.password}
+        return {"PGUSER": self.user, "PGPASSWORD": self.password}
 
     def remove(self) -> None:
         """End it, and remove all that it has kept."""
