@@ -1,9 +1,36 @@
-"""How an address is printed: without user, password and query."""
+"""How an address is printed, without user, password and query; and in a few words why it could not be used."""
 
 import re
 
 HIDDEN = "***"
 URI = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
+LONGEST_REASON = 200  # characters
+NOT_LET_IN = (
+    "user, password or token is missing, wrong or expired: the environment's MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, are to hold them"
+)
+NO_DATABASE_USER = "user or password is missing or wrong: the environment's PGUSER and PGPASSWORD are to hold them"
+KNOWN_REASONS = {
+    "Connection refused": "connection refused",
+    "Read timed out": "no answer in time",
+    "timed out": "no answer in time",
+    "timeout expired": "no answer in time",
+    "Connection reset": "connection reset",
+    "Connection aborted": "connection closed",
+    "Name or service not known": "no such host",
+    "failed to resolve host": "no such host",
+    "file is not a database": "the file is not a database",
+    "error code 401": NOT_LET_IN,
+    "401 Client Error": NOT_LET_IN,
+    "Invalid Host header": "the server does not know this name as its own: its --allowed-hosts lists them",
+    "error code 403": "its user may not do that here: the server's administrator gives the permission",
+    "password authentication failed": NO_DATABASE_USER,
+    "no password supplied": NO_DATABASE_USER,
+    "No module named 'psycopg'": "the package psycopg is missing: pip install 'psycopg[binary]'",
+}
+NOISE = re.compile(
+    r"\(psycopg\S*\) (connection failed: connection to server at [^:]*: )?| ?\(Background on this error .*"
+)
 
 
 def redact(text: str) -> str:
@@ -24,3 +51,14 @@ def _without_secrets(rest: str) -> str:
         return HIDDEN
     place, sign, route = rest[authority.rfind("@") + 1 :].partition("#/")  # behind it: MLflow's pages, query and all
     return re.split("[?#]", place, maxsplit=1)[0] + sign + route
+
+
+def reason(error: BaseException) -> str:
+    """Return in a few words, and without a password, why a store could not be used.
+
+    >>> reason(OSError("[Errno 111] Connection refused by http://ann:secret@host"))
+    'connection refused'
+    """
+    text = redact(NOISE.sub("", " ".join(str(error).split())))
+    known = next((words for sign, words in KNOWN_REASONS.items() if sign in text or words in text), None)
+    return known or (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}...") or type(error).__name__

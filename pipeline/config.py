@@ -147,6 +147,7 @@ class Tracking:
     uri: Annotated[str | None, optional(ADDRESS)]
     experiment: Annotated[str, TEXT]
     reuse: Annotated[bool, FLAG] = True  # a key that came later has a value for the runs of before
+    server: Annotated[bool, FLAG] = False
 
 
 @dataclass(frozen=True)

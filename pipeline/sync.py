@@ -11,12 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.address import reason
 from pipeline.command import command
 from pipeline.config import Settings
 from pipeline.tracking import tracking_uri
 from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.records import Record, State, all_records
-from pipeline.tracking.store import absolute, check_uri, reason, records_folder
+from pipeline.tracking.store import absolute, check_uri, records_folder
 from pipeline.tracking.table import own_settings
 
 SHORT_ID = 8

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.errors import SettingsError
 from pipeline.study.checks import make_folder
 from pipeline.study.options import Direction
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 STUDIES = Path("studies")
 WAIT_SECONDS = 60  # for another process's write to SQLite
+CONNECT_SECONDS = 10  # until a server answers
 JOURNAL_BEGINS = b'{"op_code":'
 OWN_TABLE = "studies"  # in each database of Optuna's
 
@@ -50,8 +52,9 @@ def open_study(storage: str | None, name: str, direction: Direction) -> "optuna.
     except SettingsError:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's, a missing driver's, the file system's
-        reason = redact(" ".join(str(error).split()))
-        raise SettingsError(f"hydra.sweeper.storage: {redact(str(storage))} cannot be opened: {reason}") from None
+        raise SettingsError(
+            f"hydra.sweeper.storage: {redact(str(storage))} cannot be opened: {reason(error)}"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -70,8 +73,7 @@ def _storage(address: str) -> "BaseStorage":
 
     if "://" in address:
         _check_tables(address)
-        waits = {"connect_args": {"timeout": WAIT_SECONDS}} if address.startswith("sqlite") else {}
-        return RDBStorage(address, engine_kwargs=waits)
+        return RDBStorage(address, engine_kwargs=_engine(address))
     path = Path(address).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_journal(path)
@@ -79,11 +81,20 @@ def _storage(address: str) -> "BaseStorage":
     return JournalStorage(backend)
 
 
+def _engine(address: str) -> dict[str, Any]:
+    """Return SQLAlchemy's options for a database: what it waits for, and that a server may be started anew."""
+    waits = {"sqlite": {"timeout": WAIT_SECONDS}, "postgresql": {"connect_timeout": CONNECT_SECONDS}}
+    return {
+        "connect_args": waits.get(re.split("[:+]", address)[0], {}),
+        "pool_pre_ping": not address.startswith("sqlite"),
+    }
+
+
 def _check_tables(address: str) -> None:
     """Raise SettingsError where a database holds tables, but none of Optuna's: Optuna would add its own to them."""
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(address)
+    engine = sqlalchemy.create_engine(address, **_engine(address))
     try:
         names = sqlalchemy.inspect(engine).get_table_names()
     finally:

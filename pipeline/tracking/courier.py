@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline.address import reason
 from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.records import RUNNING, Record, all_records
-from pipeline.tracking.store import reason
 
 POLL_SECONDS = 0.5  # a live curve lags by this much
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that did not answer is asked again; it doubles

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import replacing
 from pipeline.tracking.delivery import PARENT_TAG
 from pipeline.tracking.models import RECORD_TAG, Parts
 from pipeline.tracking.records import RUNNING, Opening, PointsWriter, Record, now
-from pipeline.tracking.store import check_uri, client_of, database_errors, reason
+from pipeline.tracking.store import check_uri, client_of, database_errors
 
 PAGE = 1000
 SOURCE_TAG = "imported_from"  # the run in the other store
@@ -38,8 +38,8 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> list[Recor
     check_uri(uri)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise SettingsError(f"--from: {uri}: no such file")
-    client = client_of(uri)
     try:
+        client = client_of(uri)
         runs = _runs(client, uri, experiment)
         ids = {run.info.run_id: run.data.tags.get(RECORD_TAG, run.info.run_id) for run in runs}
         runs.sort(key=lambda run: (PARENT_TAG in run.data.tags, run.info.start_time))

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from pipeline.address import redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
-from pipeline.tracking.store import open_store, tracking_uri
+from pipeline.tracking.store import is_server, open_store, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
 LOCAL_SERVER = "http://127.0.0.1:5000"  # `make ui`
@@ -35,7 +35,7 @@ def server(settings: Settings) -> str:
 
 def is_served(settings: Settings) -> bool:
     """Return whether the store is a tracking server, which shows its runs itself."""
-    return tracking_uri(settings).startswith(("http://", "https://"))
+    return is_server(tracking_uri(settings))
 
 
 def shown_at(settings: Settings, run_ids: Sequence[str]) -> str:

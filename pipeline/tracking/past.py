@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import trained
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError, SettingsError
 from pipeline.lineage import DIFF_FILE, Code
-from pipeline.tracking.store import open_store, reason, tracking_uri
+from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.tracking.table import find
 from pipeline.trained import Trained
 

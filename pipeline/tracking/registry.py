@@ -4,9 +4,10 @@ import contextlib
 import logging
 from typing import Any
 
+from pipeline.address import reason
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
-from pipeline.tracking.store import open_store, reason, say_away, tracking_uri
+from pipeline.tracking.store import open_store, say_away, tracking_uri
 
 CHAMPION = "champion"
 METRIC = "test_accuracy"  # higher is better

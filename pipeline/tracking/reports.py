@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
 from pipeline.tracking.records import now, record_of_weights
 from pipeline.tracking.run import PER_CLASS_FILE, Run, per_class_text
-from pipeline.tracking.store import open_store, reason, say_away, tracking_uri
+from pipeline.tracking.store import open_store, say_away, tracking_uri
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """Where runs are kept: SQLite in the project unless the settings or the environment say otherwise."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
 from pipeline.tracking.locks import locked
@@ -27,24 +28,16 @@ DESCRIPTION = (
 SQLITE = "sqlite:///"
 SQLITE_HEADER = b"SQLite format 3\0"
 SCHEMES = re.compile(r"(sqlite|https?|(postgresql|mysql|mssql)(\+\w+)?|databricks(-uc)?)(:|$)", re.IGNORECASE)
+DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?:", re.IGNORECASE)
 # MLflow's own values let a dead server block its client for minutes; what fails here is tried again later
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; of silence, not of the whole transfer
+    "PGCONNECT_TIMEOUT": "10",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends
 }
 BUSY = "database is locked"
 BUSY_TRIES = 8  # the waits between them double, from 50 ms: 6 s in all
-LONGEST_REASON = 200  # characters
-KNOWN_REASONS = {
-    "Connection refused": "connection refused",
-    "Read timed out": "no answer in time",
-    "timed out": "no answer in time",
-    "Connection reset": "connection reset",
-    "Connection aborted": "connection closed",
-    "Name or service not known": "no such host",
-    "file is not a database": "the file is not a database",
-}
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -61,8 +54,23 @@ def records_folder() -> Path:
 
 
 def tracking_uri(settings: Settings) -> str:
-    """Return the address of the store: `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in the project."""
-    return absolute(settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db")
+    """Return the address of the store: `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in the project.
+
+    Raises:
+        SettingsError: `tracking.server` asks for a server, and the address is none of one.
+    """
+    uri = settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if settings.tracking.server and not is_server(uri or ""):
+        raise SettingsError(
+            "tracking.uri: with tracking=server it, or MLFLOW_TRACKING_URI, must be a tracking server's address like "
+            f"https://mlflow.example.com, but got {redact(uri) if uri else 'none'}; see conf/tracking/server.yaml"
+        )
+    return absolute(uri or f"{SQLITE}mlflow.db")
+
+
+def is_server(uri: str) -> bool:
+    """Return whether an address is a tracking server's."""
+    return uri.lower().startswith(("http://", "https://"))
 
 
 def absolute(uri: str) -> str:
@@ -91,17 +99,29 @@ def check_uri(uri: str) -> None:
         raise SettingsError(f"tracking.uri: {uri} cannot be opened: the file is not a database")
 
 
-def be_quick_to_give_up() -> None:
-    """Let MLflow's client of this process wait seconds for a server, not minutes, unless the environment says so."""
+def be_quick_to_give_up(uri: str) -> None:
+    """Let MLflow's client of this process wait seconds for a store, not minutes, unless the environment says so.
+
+    Raises:
+        SQLAlchemyError: a database does not let one in; MLflow would try for two minutes.
+        ImportError: its driver is missing.
+    """
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
+    if DATABASES.match(uri):
+        _knock(uri)
 
 
-def reason(error: BaseException) -> str:
-    """Return in a few words, and without a password, why a store could not be used."""
-    text = redact(" ".join(str(error).split()))
-    known = next((words for sign, words in KNOWN_REASONS.items() if sign in text or words in text), None)
-    return known or (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}...") or type(error).__name__
+@functools.cache
+def _knock(uri: str) -> None:
+    """Connect to a database, once a process."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 _told: set[str] = set()  # the stores of which it has been said that they cannot be reached
@@ -150,8 +170,8 @@ def open_experiment(uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     check_uri(uri)
-    be_quick_to_give_up()
     try:
+        be_quick_to_give_up(uri)
         with _made(uri):
             client = mlflow.MlflowClient(uri)  # its first call makes the tables
             experiment = client.get_experiment_by_name(name)
@@ -216,8 +236,12 @@ def _artifacts(uri: str) -> str | None:
 
 
 def client_of(uri: str) -> Any:
-    """Return MLflow's client of a store, which waits seconds for it, not minutes."""
+    """Return MLflow's client of a store, which waits seconds for it, not minutes.
+
+    Raises:
+        Exception: of `database_errors`, where a database does not let one in.
+    """
     import mlflow
 
-    be_quick_to_give_up()
+    be_quick_to_give_up(uri)
     return mlflow.MlflowClient(uri)

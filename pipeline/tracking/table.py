@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.config import PARAMS_FILE, Settings, load_params
 from pipeline.errors import DataError, SettingsError
-from pipeline.tracking.store import check_uri, client_of, database_errors, reason, store_root, tracking_uri
+from pipeline.tracking.store import check_uri, client_of, database_errors, store_root, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
 if TYPE_CHECKING:
