@@ -12,6 +12,7 @@ NOT_LET_IN = (
 NO_DATABASE_USER = "user or password is missing or wrong: the environment's PGUSER and PGPASSWORD are to hold them"
 KNOWN_REASONS = {
     "Connection refused": "connection refused",
+    "Could not connect to the endpoint URL": "it cannot be connected to",
     "Read timed out": "no answer in time",
     "timed out": "no answer in time",
     "timeout expired": "no answer in time",

@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.files import Arrays, file_md5, save_arrays
+
+REFUSED = ("Forbidden", "Bad Request", "Access Denied", "Unable to locate credentials", "InvalidAccessKeyId")
+NOT_LET_IN = "its credentials are missing, wrong or expired"  # S3 answers an expired token with no more than 400
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,6 @@ def keep(arrays: Arrays, root: Path) -> None:
 
 def find(md5: str, root: Path) -> Path | None:
     """Return the file of that md5 in the cache of the project at `root`, after a look into its remote; or None."""
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
 
@@ -45,8 +47,8 @@ def find(md5: str, root: Path) -> Path | None:
             log.info("%s: looking for it in DVC's remote", md5)
             try:
                 repo.cloud.pull([HashInfo("md5", md5)])
-            except (DvcException, ImportError, OSError) as error:  # ImportError: an extra of DVC's is missing
-                log.warning("DVC's remote: %s", redact(str(error)))
+            except Exception as error:  # of DVC, an extra that is missing, or the store's own client
+                log.warning("DVC's remote cannot be used: %s", _told(error))
     return path if path.is_file() and file_md5(path) == md5 else None
 
 
@@ -74,3 +76,9 @@ def _bring_back(stage: str, root: Path) -> None:
                         out.checkout(force=True)
     except (DvcException, OSError) as error:
         log.warning("the earlier outputs of %s are not back: %s", stage, redact(str(error)))
+
+
+def _told(error: Exception) -> str:
+    """Return in a few words why a remote cannot be used."""
+    text = str(error)
+    return NOT_LET_IN if any(sign in text for sign in REFUSED) else reason(error)

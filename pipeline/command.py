@@ -53,5 +53,5 @@ def configure_logging() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("alembic", "mlflow", "matplotlib", "absl", "httpx"):
+    for chatty in ("alembic", "mlflow", "matplotlib", "absl", "httpx", "botocore", "aiobotocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -17,7 +17,7 @@ from pipeline.study.space import Param
 if TYPE_CHECKING:
     import optuna
 
-SIGNATURE, CODE, ID = "signature", "code", "id"  # attributes of a study
+SIGNATURE, CODE, ID, MOVED = "signature", "code", "id", "moved"  # attributes of a study
 PACKAGE = Path(__file__).resolve().parents[1]
 INPUT = "input: "  # begins the attributes that hold md5s
 DIGITS = 12  # of a digest, in such an attribute's name
@@ -62,6 +62,11 @@ def settle(study: "optuna.Study", wanted: Mapping[str, str], folder: Path) -> st
         SettingsError: it was begun with something else; names what, old → new.
     """
     known = study.user_attrs.get(SIGNATURE)
+    if MOVED in study.user_attrs:
+        raise SettingsError(
+            f"hydra.sweeper.storage: study {study.study_name} has been carried to {study.user_attrs[MOVED]}, which "
+            "is to be the storage now"
+        )
     if known is not None and known != wanted:
         _refuse(study, "other settings", known, wanted)
     sought = [direction.name.lower() for direction in study.directions]

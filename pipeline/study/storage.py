@@ -40,21 +40,53 @@ def open_study(storage: str | None, name: str, direction: Direction) -> "optuna.
     """
     import optuna
 
+    with _told("hydra.sweeper.storage", str(storage)):
+        return optuna.create_study(
+            storage=_storage(storage or default_file(name)), study_name=name, direction=direction, load_if_exists=True
+        )
+
+
+def find_study(storage: str, name: str, asked: str) -> "optuna.Study | None":
+    """Return a study of a storage, or None where it has none of that name.
+
+    Args:
+        storage: an address or a file; a database gets Optuna's tables if it has none.
+        name: the study's.
+        asked: the option that has named the storage.
+
+    Raises:
+        SettingsError: the storage cannot be opened, or is a file that is not there.
+    """
+    import optuna
+
+    path = Path(storage.removeprefix("sqlite:///"))
+    with _told(asked, storage):
+        if ("://" not in storage or storage.startswith("sqlite:///")) and not path.is_file():
+            raise SettingsError(f"{asked}: {storage}: no such file")
+        try:
+            return optuna.load_study(study_name=name, storage=_storage(storage))
+        except KeyError:
+            return None
+
+
+def default_file(name: str) -> str:
+    """Return the file of a study that names no storage."""
+    return str(STUDIES / f"{name}.journal")
+
+
+@contextlib.contextmanager
+def _told(asked: str, storage: str) -> Iterator[None]:
+    """Tell in one line why a storage cannot be opened."""
+    import optuna
+
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return optuna.create_study(
-            storage=_storage(storage or str(STUDIES / f"{name}.journal")),
-            study_name=name,
-            direction=direction,
-            load_if_exists=True,
-        )
+        yield
     except SettingsError:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's, a missing driver's, the file system's
-        raise SettingsError(
-            f"hydra.sweeper.storage: {redact(str(storage))} cannot be opened: {reason(error)}"
-        ) from None
+        raise SettingsError(f"{asked}: {redact(storage)} cannot be opened: {reason(error)}") from None
 
 
 @contextlib.contextmanager

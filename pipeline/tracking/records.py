@@ -162,6 +162,13 @@ class Record:
             merged = state.tags | {name: redact(value) for name, value in (tags or {}).items()}
             _write(self.folder / "state.json", asdict(replace(state, tags=merged, **fields)))
 
+    def send_to(self, store: str) -> None:
+        """Note the store that the record goes to from now on, by its address without secrets."""
+        with locked(self._own):
+            opening = self.opening
+            if opening.store != store:
+                _write(self.folder / "run.json", asdict(replace(opening, store=store)))
+
     def end_if_dead(self) -> bool:
         """End the record as KILLED if nobody writes it any more; return whether that was so."""
         state = self.state

@@ -342,7 +342,8 @@ def open_parent(
 ) -> Run:
     """Return a run that others are part of, open again if it had ended; it ends by `end`, or as a context manager.
 
-    Several processes may open it, at once or one after another: they write into one record.
+    Several processes may open it, at once or one after another: they write into one record, which goes to the store
+    of the last one.
 
     Args:
         settings: all settings; those of tracking are read.
@@ -362,6 +363,7 @@ def open_parent(
         params={key: str(value) for key, value in params.items() if value is not None},
     )
     record, in_use = Record.begin(opening, _source(), record_id)
+    record.send_to(opening.store)
     run = Run(record, settings, in_use)
     record.change(tags, status=RUNNING, end_time=None)
     return run

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from services import S3, Postgres, TrackingServer, running, why_no_postgres
+from team import Team
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 _number = itertools.count()
 
 
@@ -51,3 +53,20 @@ def s3(tmp_path_factory, environment) -> Iterator[S3]:
         pytest.skip("no moto here: the extra `cluster` has it")
     with running(S3(tmp_path_factory.mktemp("s3"), environment | S3.secret)) as service:
         yield service
+
+
+@pytest.fixture
+def team(environment, tracking_server, postgres, tmp_path) -> Team:
+    """Return an empty folder whose commands go to the server, and may use databases."""
+    own = {"PYTHONPATH": str(ROOT), "PIPELINE_RECORDS": str(tmp_path / "records")}
+    return Team(tmp_path, environment | own | postgres.secret | tracking_server.client_environment)
+
+
+@pytest.fixture
+def client(tracking_server, own_tracking, monkeypatch):
+    """Return MLflow's client of the server, as its administrator."""
+    import mlflow
+
+    for name, value in tracking_server.secret.items():
+        monkeypatch.setenv(name, value)
+    return mlflow.MlflowClient(tracking_server.uri)

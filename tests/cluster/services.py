@@ -194,7 +194,7 @@ class TrackingServer(Service):
         }
         super().__init__(folder, environment | postgres.secret | own)
         (folder / "auth.ini").write_text(
-            "[mlflow]\ndefault_permission = READ\n"
+            "[mlflow]\ndefault_permission = EDIT\n"
             f"database_uri = {postgres.database(name + '_users')}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
@@ -214,6 +214,21 @@ class TrackingServer(Service):
     def secret(self) -> dict[str, str]:
         """Return what the environment of its clients holds."""
         return {"MLFLOW_TRACKING_USERNAME": self.user, "MLFLOW_TRACKING_PASSWORD": self.password}
+
+    def make_user(self, name: str, password: str) -> dict[str, str]:
+        """Make a user who is no administrator, and return what the environment of its clients holds."""
+        self._ask("POST", "create", name, password)
+        return {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password}
+
+    def change_password(self, name: str, password: str) -> None:
+        self._ask("PATCH", "update-password", name, password)
+
+    def _ask(self, method: str, what: str, name: str, password: str) -> None:
+        import requests
+
+        route = f"{self.uri}/api/2.0/mlflow/users/{what}"
+        given = {"username": name, "password": password}
+        requests.request(method, route, json=given, auth=(self.user, self.password), timeout=60).raise_for_status()
 
     @property
     def client_environment(self) -> dict[str, str]:
