@@ -19,8 +19,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # a git hook that calls make sets these; tests make repositories of their own
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
-.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster lint format ui sweep bench faults lock \
-	clean chromium postgres
+.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster lint format ui server sweep bench faults \
+	lock clean chromium postgres
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s  %s\n", $$1, $$2}' Makefile
@@ -31,7 +31,7 @@ setup:  ## make .venv and install the pinned packages into it (two minutes, the 
 setup-test:
 	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed-test
 
-setup-cluster:
+setup-cluster:  ## install what a team's set-up needs, too: Ray, Slurm, S3, PostgreSQL, passwords (docs/team.md)
 	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed-cluster
 
 repro: setup  ## run the pipeline: what is out of date is made again, then the results are shown
@@ -58,6 +58,9 @@ format: setup-test  ## format the code and mend what ruff can mend
 
 ui: setup  ## show the tracked runs in MLflow's web pages, on 127.0.0.1 (another port than 5000: make ui PORT=5001)
 	python -m pipeline.ui $(PORT)
+
+server: setup-cluster  ## try out an MLflow server with passwords, on 127.0.0.1 (another port than 5050: make server PORT=5051)
+	python -m pipeline.server $(PORT)
 
 sweep: setup  ## search the Keras net's learning rate and units; once more: it goes on
 	python -m pipeline.train experiment=sweep_keras

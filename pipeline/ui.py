@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from pipeline.command import command
 from pipeline.config import Settings
@@ -31,16 +33,18 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",  # of the packages' authors among themselves
 }
 
+NONE: Mapping[str, str] = MappingProxyType({})
+
 log = logging.getLogger(__name__)
 
 
-def port_of(arguments: list[str]) -> int:
-    """Return the port that the command line names, else PORT.
+def port_of(arguments: list[str], default: int = PORT) -> int:
+    """Return the port that the command line names, else the default.
 
     Raises:
         SettingsError: it is no port.
     """
-    text = arguments[0] if arguments else str(PORT)
+    text = arguments[0] if arguments else str(default)
     if len(arguments) > 1 or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= LARGEST_PORT:
         raise SettingsError(
             f"PORT: one whole number from 1 to {LARGEST_PORT} is needed, but got {' '.join(arguments)}"
@@ -48,19 +52,30 @@ def port_of(arguments: list[str]) -> int:
     return int(text)
 
 
-def check_free(port: int) -> None:
-    """Raise OSError where another program has the port."""
+def check_free(port: int, target: str = "ui") -> None:
+    """Raise OSError where another program has the port; `make <target>` takes another."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
             other = port + 1 if port < LARGEST_PORT else PORT
-            raise OSError(f"port {port} of {HOST}: {error.strerror}; `make ui PORT={other}` takes another") from error
+            raise OSError(
+                f"port {port} of {HOST}: {error.strerror}; `make {target} PORT={other}` takes another"
+            ) from error
 
 
-def start(uri: str, port: int) -> "subprocess.Popen[bytes]":
-    """Start MLflow's server for this machine's browser alone: its checks of Host and Origin let only that pass."""
+def start(
+    uri: str, port: int, more: Sequence[str] = (), variables: Mapping[str, str] = NONE
+) -> "subprocess.Popen[bytes]":
+    """Start MLflow's server for this machine's browser alone: its checks of Host and Origin let only that pass.
+
+    Args:
+        uri: of the store.
+        port: that it listens on.
+        more: arguments.
+        variables: of its environment.
+    """
     hosts = [f"{host}:{port}" for host in (HOST, "localhost")]
     arguments = {
         "--host": HOST,
@@ -73,7 +88,9 @@ def start(uri: str, port: int) -> "subprocess.Popen[bytes]":
     flat = [text for option in arguments.items() for text in option]
     environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}  # `ps` would show it as an argument
     return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *flat], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "mlflow", "server", *flat, *more],
+        env=environment | dict(variables),
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -101,6 +118,31 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
+def serve(process: "subprocess.Popen[bytes]", port: int, tell: Callable[[], None]) -> None:
+    """Let a server that was started serve until Ctrl-C.
+
+    Args:
+        process: the server.
+        port: that it is to listen on.
+        tell: called as soon as it answers.
+
+    Raises:
+        OSError: it has ended by itself, or has not started.
+    """
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        wait_until_up(process, port)
+        tell()
+        log.info("Ctrl-C ends it")
+        code = process.wait()
+        raise OSError(f"MLflow's server has ended with exit code {code}; what it says stands above")
+    except KeyboardInterrupt:
+        log.info("ended")
+    finally:
+        stop(process)
+
+
 def newest(settings: Settings) -> list[str]:
     """Return the id of the newest finished run of each net, but for those that only reproduce another."""
     table = runs(NEWEST, settings=settings).reindex(columns=["net", "status", "reproduces"])
@@ -124,24 +166,13 @@ def main() -> None:
         return
     check_free(port)
     open_store(settings)
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)
-    process = start(tracking_uri(settings), port)
-    try:
-        wait_until_up(process, port)
-        base = f"http://{HOST}:{port}"
-        log.info("all runs:    %s", results_page(settings, base))
-        run_ids = newest(settings)
-        log.info(
-            "the newest:  %s", run_page(settings, run_ids, base) if run_ids else "none yet; `make repro` makes some"
-        )
-        log.info("Ctrl-C ends it")
-        code = process.wait()
-        raise OSError(f"MLflow's server has ended with exit code {code}; what it says stands above")
-    except KeyboardInterrupt:
-        log.info("ended")
-    finally:
-        stop(process)
+    serve(start(tracking_uri(settings), port), port, lambda: _tell(settings, f"http://{HOST}:{port}"))
+
+
+def _tell(settings: Settings, base: str) -> None:
+    log.info("all runs:    %s", results_page(settings, base))
+    run_ids = newest(settings)
+    log.info("the newest:  %s", run_page(settings, run_ids, base) if run_ids else "none yet; `make repro` makes some")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.study import options
 from pipeline.study.space import Param, Value
+from pipeline.study.storage import failures
 
 if TYPE_CHECKING:
     import optuna
@@ -108,7 +109,8 @@ def beating(trial: "optuna.Trial") -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            trial.set_user_attr(SEEN, time.time())
+            with contextlib.suppress(*failures()):
+                trial.set_user_attr(SEEN, time.time())
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.address import reason, redact
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, SweepError
 from pipeline.study.checks import make_folder
 from pipeline.study.options import Direction
 
@@ -87,6 +87,29 @@ def _told(asked: str, storage: str) -> Iterator[None]:
         raise
     except Exception as error:  # Optuna's, SQLAlchemy's, a missing driver's, the file system's
         raise SettingsError(f"{asked}: {redact(storage)} cannot be opened: {reason(error)}") from None
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what Optuna raises where a storage that was opened can no longer be used."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (StorageInternalError, SQLAlchemyError)
+
+
+@contextlib.contextmanager
+def expected(name: str) -> Iterator[None]:
+    """Tell in one line that the storage of a study has gone away.
+
+    Raises:
+        SweepError: it has.
+    """
+    try:
+        yield
+    except failures() as error:
+        why = reason(error.__cause__ or error)
+        told = f"study {name}: its storage can no longer be used ({why}); what is trained is kept"
+        raise SweepError(f"{told}, and the same command goes on") from None
 
 
 @contextlib.contextmanager

@@ -51,10 +51,11 @@ def sweep(loader: "ConfigLoader", config: "DictConfig", given: Mapping[str, Any]
             "hydra/launcher: none is needed, as a study starts its own workers: hydra.sweeper.n_jobs says how many"
         )
     search = search_of(Composer(loader, config), given, overrides)
-    if WORKER in os.environ:
-        _serve(search)
-    else:
-        conduct(search)
+    with storage.expected(search.name):
+        if WORKER in os.environ:
+            _serve(search)
+        else:
+            conduct(search)
 
 
 def search_of(composer: Composer, given: Mapping[str, Any], overrides: list[str]) -> Search:
@@ -171,7 +172,8 @@ def _train(search: Search, study: "optuna.Study", goal: Goal, workers: "list[sub
     """
 
     def show_all() -> None:
-        show(worker.rows(search, study))
+        with contextlib.suppress(*storage.failures()):  # what is being trained is to end first
+            show(worker.rows(search, study))
 
     with board.progress(search.name, goal) as show:
         show_all()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.command import USERS_ERRORS
 from pipeline.config import Settings
 from pipeline.errors import Pruned
-from pipeline.study import signature, slots, trial
+from pipeline.study import signature, slots, storage, trial
 from pipeline.study.composer import Composer
 from pipeline.study.options import Direction, Options
 from pipeline.study.space import Param
@@ -186,6 +186,11 @@ class Watch:
         if not self._is_on or (epoch + 1) % every:
             return
         self.last = metrics[self._objective]
-        self._trial.report(self.last, epoch + 1)
-        if epoch + 1 < self.n_epochs and self._trial.should_prune():
+        try:
+            self._trial.report(self.last, epoch + 1)
+            is_hopeless = epoch + 1 < self.n_epochs and self._trial.should_prune()
+        except storage.failures():  # the training goes on: whether it may be told, its end shows
+            self._is_on = False
+            return
+        if is_hopeless:
             raise Pruned(f"in epoch {epoch + 1} of {self.n_epochs}: {self._objective} {self.last:.4g}")

@@ -61,8 +61,14 @@ def counted(address: str, name: str) -> Counter:
     return Counter(trial.user_attrs["slot"] for trial in ended)
 
 
-def family(client, name: str) -> tuple[list, dict[str, list[str]]]:
-    """Return the parent runs of a sweep, and the statuses of their children by trial, once none is left running."""
+def family(client, name: str, parent_id: str | None = None) -> tuple[list, dict[str, list[str]]]:
+    """Return the parent runs of a sweep, and the statuses of their children by trial, once none is left running.
+
+    Args:
+        client: MLflow's, of the store.
+        name: the sweep's.
+        parent_id: of the parent run, where the store has several sweeps of that name.
+    """
     (experiment,) = client.search_experiments(filter_string="name = 'neural-nets'")
     end = time.monotonic() + LEFT_SECONDS
     while True:
@@ -70,7 +76,7 @@ def family(client, name: str) -> tuple[list, dict[str, list[str]]]:
         if time.monotonic() > end or all(run.info.status != "RUNNING" for run in runs):
             break
         time.sleep(0.3)
-    parents = [run for run in runs if "sweep.trial" not in run.data.tags]
+    parents = [run for run in runs if "sweep.trial" not in run.data.tags and parent_id in (None, run.info.run_id)]
     ids = {run.info.run_id for run in parents}
     children: dict[str, list[str]] = {}
     for run in runs:

@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from services import HOST, Postgres, TrackingServer, running
+import trainer
+from services import HOST, Postgres, Service, free_port, running
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_postgres_takes_its_password_from_the_environment_and_no_other(database, postgres, call, environment):
@@ -34,7 +38,19 @@ def test_postgres_ends_with_all_its_processes():
     assert not own.folder.exists()
 
 
-def status(server: TrackingServer, *, auth: str | None, host: str | None = None) -> int:
+class Documented(Service):
+    """A server by the lines of a shell."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], port: int, lines: str) -> None:
+        super().__init__(folder, environment)
+        self.port = port
+        self._lines = lines
+
+    def command(self) -> list[str]:
+        return ["bash", "-ec", self._lines]
+
+
+def status(server: Service, *, auth: str | None, host: str | None = None) -> int:
     import base64
     import http.client
 
@@ -70,3 +86,44 @@ def test_services_listen_on_this_machine_alone(postgres, tracking_server, s3):
     listening = [line.split()[1] for table in tables for line in table if line.split()[3] == "0A"]
     for service in (postgres, tracking_server, s3):
         assert [one for one in listening if one.endswith(f":{service.port:04X}")] == [f"0100007F:{service.port:04X}"]
+
+
+def test_the_documented_server_starts_on_postgresql_and_s3(tmp_path, postgres, s3, environment):
+    """The block of docs/team.md, with this machine's addresses in the place of the team's."""
+    text = (ROOT / "docs/team.md").read_text()
+    (block,) = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (auth,) = re.findall(r"cat auth.ini\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    port, database = str(free_port()), postgres.database("documented")
+    s3.bucket("team")
+    known = {
+        "PGUSER=mlflow PGPASSWORD=...": " ".join(f"{name}={value}" for name, value in postgres.secret.items()),
+        "postgresql://db.example.com/mlflow": database,
+        "ADMIN_PASSWORD=...": "ADMIN_PASSWORD=admins-long-password",
+        "SECRET_KEY=...": "SECRET_KEY=a-long-text-of-nothing",
+        "--port 5000": f"--port {port} --workers 1",
+        "mlflow server": "exec python -m mlflow server",
+        "mlflow.example.com": f"{HOST}:{port}",
+    }
+    for old, new in known.items():
+        assert old in block
+        block = block.replace(old, new)
+    (tmp_path / "auth.ini").write_text(auth.replace("postgresql://db.example.com/mlflow", database))
+    own = environment | s3.secret | {"MLFLOW_S3_ENDPOINT_URL": s3.endpoint, "PYTHONWARNINGS": "ignore"}
+    server = Documented(tmp_path, own, int(port), block)
+    with running(server):
+        right = "admin:admins-long-password"
+        assert status(server, auth=right) == 200
+        assert status(server, auth="admin:wrong") == 401
+        assert status(server, auth=right, host="evil.example.com") == 403
+        said, log = trainer.finish(
+            trainer.start(
+                environment
+                | {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "admins-long-password"}
+                | {"PIPELINE_RECORDS": str(tmp_path / "records")},
+                uri=f"http://{HOST}:{port}",
+                epochs=5,
+            )
+        )
+        assert log == []
+        assert said["run_id"]
+    assert not (tmp_path / "mlartifacts").exists()

@@ -1,0 +1,87 @@
+"""From one machine to a team: the runs of the embedded store, and a sweep that goes on where it was."""
+
+import pytest
+from services import HOST, free_port
+from team import SPACE, Team, counted, family
+from whole import lost_points, runs_of
+
+from pipeline.address import NO_DATABASE_USER
+from pipeline.tracking.records import Record
+
+NAME = ("hydra.sweeper.study_name=moved", *SPACE)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*Any type hint is inferred as AnyType",  # importing mlflow.pyfunc
+    "ignore::optuna.exceptions.ExperimentalWarning",
+)
+
+
+@pytest.fixture
+def embedded(team, new_store) -> tuple[Team, str]:
+    """Return a folder in which a sweep of three trials was done with SQLite alone, and its MLflow store."""
+    store = new_store(team.folder)
+    alone = {"MLFLOW_TRACKING_URI": store}
+    team.study(*NAME, "hydra.sweeper.storage=sqlite:///studies.db", "hydra.sweeper.n_trials=3", **alone)
+    return team, store
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "another machine"])
+def test_a_sweep_begun_on_sqlite_goes_on_with_postgresql_and_the_server(
+    embedded, elsewhere, client, database, tracking_server, postgres, monkeypatch
+):
+    import mlflow
+
+    team, store = embedded
+    before = {run.data.tags["record"]: run for run in runs_of(mlflow.MlflowClient(store))}
+    records = team.folder / "records"
+    if elsewhere:  # which has neither the records nor the files of the trials
+        team.environment["PIPELINE_RECORDS"] = str(team.folder / "other")
+        (team.folder / "multirun").rename(team.folder / "old")
+    team.run("pipeline.sync", "--from", store, "--to", tracking_server.uri)
+    moved = team.run("pipeline.study.move", "moved", "--from", "sqlite:///studies.db", "--to", database)
+    assert (
+        moved.stderr == f"study moved: 3 trials are in {database}; hydra.sweeper.storage={database} goes on with it\n"
+    )
+
+    on = ("tracking=server", f"hydra.sweeper.storage={database}", "hydra.sweeper.n_jobs=2")
+    done = team.study(*NAME, *on, "hydra.sweeper.n_trials=6")
+    assert "study moved: goes on after 3 of 6 trials" in done.stderr
+    assert f"compared: {tracking_server.uri}/#/experiments/" in done.stdout
+    for name, value in postgres.secret.items():
+        monkeypatch.setenv(name, value)
+    assert counted(database, "moved") == dict.fromkeys(range(6), 1)
+    mine = client.search_runs(
+        [client.get_experiment_by_name("neural-nets").experiment_id],
+        f"tags.record IN ({', '.join(repr(one) for one in before)})",
+    )
+    assert {run.data.tags["record"] for run in mine} == before.keys()
+    (parent,) = [run for run in mine if "sweep.trial" not in run.data.tags]
+    parents, children = family(client, "moved", parent.info.run_id)
+    assert [one.info.run_id for one in parents] == [parent.info.run_id]
+    assert children == {str(number): ["FINISHED"] for number in range(6)}
+    points = client.get_metric_history(parent.info.run_id, "best_val_loss")
+    assert [point.step for point in points] == list(range(6))
+    for run in mine:
+        if run.info.run_id != parent.info.run_id:
+            assert lost_points(client, run.info.run_id, Record(records / run.data.tags["record"])) == 0
+            assert run.data.params == before[run.data.tags["record"]].data.params
+
+    (line,) = team.study(*NAME, "hydra.sweeper.storage=sqlite:///studies.db", code=1).stderr.splitlines()
+    told = f"error: hydra.sweeper.storage: study moved has been carried to {database}, which is to be the storage now"
+    assert line == told
+
+
+def test_a_move_that_cannot_be_is_one_line_and_moves_nothing(embedded, database, postgres, client):
+    team, store = embedded
+    move = ("pipeline.study.move", "moved", "--from", "sqlite:///studies.db", "--to")
+    (line,) = team.run(*move, database, code=1, PGPASSWORD="a-wrong-secret").stderr.splitlines()
+    assert line == f"error: hydra.sweeper.storage: {database} cannot be opened: {NO_DATABASE_USER}"
+    away = f"postgresql://{HOST}:{free_port()}/studies"
+    (line,) = team.run(*move, away, code=1).stderr.splitlines()
+    assert line == f"error: hydra.sweeper.storage: {away} cannot be opened: connection refused"
+    (line,) = team.run("pipeline.sync", "--from", store, "--to", "http://127.0.0.1:9", code=1).stderr.splitlines()
+    assert line == "error: tracking.uri: http://127.0.0.1:9 cannot be opened: connection refused"
+    done = team.study(
+        *NAME, "hydra.sweeper.storage=sqlite:///studies.db", "hydra.sweeper.n_trials=4", MLFLOW_TRACKING_URI=store
+    )
+    assert "study moved: goes on after 3 of 4 trials" in done.stderr
