@@ -226,7 +226,8 @@ def _check_secrets(arguments: list[str]) -> None:
         if redact(argument) != argument:
             sys.exit(
                 f"error: {redact(argument)}: an address without user, password and query is needed, as Hydra writes "
-                "it to a file; let the environment hold it: MLFLOW_TRACKING_URI, or KEY='${oc.env:NAME}'"
+                "it to a file; the environment may hold these: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                "for a server, PGUSER and PGPASSWORD for PostgreSQL, or KEY='${oc.env:NAME}' for all of the address"
             )
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.address import redact
+from pipeline.address import NO_DATABASE_USER, NOT_LET_IN, reason, redact
 
 WORD = st.text("abcdefghij", min_size=1, max_size=8)
 # what a password may hold: anything but blanks, and signs that the places around it do not have
@@ -41,6 +41,25 @@ def test_no_password_is_left_escaped_or_not(scheme, user, password):
         text = redact(f"cannot reach {scheme}://{user}:{written}@host:5000/path?sig={written} now")
         assert text in (f"cannot reach {scheme}://host:5000/path now", f"cannot reach {scheme}://*** now")
     assert "host:5000/path" in text  # escaped, as it has to be, it hides nothing else
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("API request to endpoint /api failed with error code 401 != 200. Response body: 'You", NOT_LET_IN),
+        ("401 Client Error: UNAUTHORIZED for url: http://ann:secret@host/api", NOT_LET_IN),
+        ('(psycopg.OperationalError) connection failed: connection to server at "127.0.0.1", port 1 failed: '
+         'FATAL: password authentication failed for user "ann"', NO_DATABASE_USER),
+        ('(psycopg.OperationalError) connection failed: connection to server at "127.0.0.1", port 1 failed: FATAL: '
+         'database "x" does not exist (Background on this error at: https://sqlalche.me/e/21/e3q8)',
+         'FATAL: database "x" does not exist'),
+        ("a" * 300, "a" * 200 + "..."),
+        ("", "OSError"),
+        (f"tracking.uri: http://host cannot be opened: {NOT_LET_IN}", NOT_LET_IN),
+    ],
+)  # fmt: skip
+def test_why_is_told_in_a_few_words(said, told):
+    assert reason(OSError(said)) == told
 
 
 @given(st.text())

@@ -118,3 +118,22 @@ def test_outputs_that_the_cache_has_lost_are_told(stage, root):
     assert not ended_well
     assert "the earlier outputs of one are not back: " in said
     assert not (root / "folder").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Forbidden"), cache.NOT_LET_IN),
+        (OSError(22, "Bad Request"), cache.NOT_LET_IN),
+        (RuntimeError("Unable to locate credentials"), cache.NOT_LET_IN),
+        (RuntimeError('Could not connect to the endpoint URL: "http://h/b"'), "it cannot be connected to"),
+        (RuntimeError("what no one expected of s3://ann:secret@bucket"), "what no one expected of s3://bucket"),
+    ],
+)
+def test_a_remote_that_cannot_be_used_is_one_line_whatever_its_client_raises(root, caplog, monkeypatch, error, told):
+    def pull(*_):
+        raise error
+
+    monkeypatch.setattr("dvc.data_cloud.DataCloud.pull", pull)
+    assert cache.find("0" * 32, root) is None
+    assert caplog.messages[-1] == f"DVC's remote cannot be used: {told}"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Pruned, SettingsError, SweepError
-from pipeline.study import board, options, signature, slots, space, storage, sweeper, trial
+from pipeline.errors import DataError, Pruned, SettingsError, SweepError
+from pipeline.study import board, move, options, signature, slots, space, storage, sweeper, trial
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
 from pipeline.study.pruning import SlotPruner
@@ -262,6 +262,14 @@ def test_a_seed_gives_the_same_trials_also_across_interruptions(here, name):
     assert params[0] == params[1] != params[2]
 
 
+def test_cmaes_goes_by_what_it_has_seen_and_a_seed_gives_the_same_trials(here):
+    study, again = (storage.open_study(None, name, "minimize") for name in ("s", "again"))
+    for one in (study, again):
+        search_all(one, plan(16, name="cmaes"))
+    assert [held.params for held in study.trials] == [held.params for held in again.trials]
+    assert [any(name.startswith("cma:") for name in held.system_attrs) for held in study.trials].count(True) >= 8
+
+
 @pytest.mark.parametrize("address", [None, "sqlite:///study.db"])
 def test_several_processes_never_claim_a_slot_twice_nor_one_too_many(here, address):
     storage.open_study(address, "s", "minimize")
@@ -458,6 +466,65 @@ def test_another_programs_database_gets_no_tables(here):
         storage.open_study("sqlite:///other.db", "s", "minimize")
     with contextlib.closing(sqlite3.connect(here / "other.db")) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("runs",)]
+
+
+def begun(n_trials: int):
+    """Return a study of this project in its own file, with so many trials."""
+    study = storage.open_study(None, "s", "minimize")
+    signature.settle(study, {"direction": "minimize", "a": "0..1"}, Path("multirun/s"))
+    search_all(study, plan(n_trials))
+    return study
+
+
+def test_a_study_is_carried_to_another_storage_whole(here):
+    old = begun(5)
+    slots.lose(old, slots.claim(old, plan(6))._trial_id, "interrupted")
+    assert move.run("s", "studies/s.journal", "sqlite:///there.db") == 5
+    there = storage.open_study("sqlite:///there.db", "s", "minimize")
+    assert there.user_attrs == {name: value for name, value in old.user_attrs.items() if name != signature.MOVED}
+    kept = ("number", "state", "params", "distributions", "user_attrs", "value", "datetime_complete")
+    assert [[getattr(one, name) for name in kept] for one in there.trials] == [
+        [getattr(one, name) for name in kept] for one in old.trials
+    ]
+    assert move.run("s", "studies/s.journal", "sqlite:///there.db") == 5
+    assert len(there.trials) == len(old.trials)
+    search_all(there, plan(8))
+    search_all(old, plan(8))
+    assert [held.params for held in slots.holders(there)] == [held.params for held in slots.holders(old)]
+    wanted = {"direction": "minimize", "a": "0..1"}
+    assert signature.settle(there, wanted, Path("multirun/s")) == old.user_attrs["id"]
+    with pytest.raises(SettingsError, match=r"study s has been carried to sqlite:///there.db, which is to be"):
+        signature.settle(old, wanted, Path("multirun/s"))
+
+
+def test_a_copy_that_was_killed_half_way_is_made_anew(here, monkeypatch):
+    old = begun(5)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("optuna.Study.add_trials", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        move.run("s", "studies/s.journal", "sqlite:///there.db")
+    half = storage.open_study("sqlite:///there.db", "s", "minimize")
+    assert "signature" not in half.user_attrs
+    half.add_trial(old.trials[0])
+    assert move.run("s", "studies/s.journal", "sqlite:///there.db") == 5
+    assert len(storage.open_study("sqlite:///there.db", "s", "minimize").trials) == 5
+
+
+def test_a_study_that_cannot_be_carried_stays(here):
+    with pytest.raises(SettingsError, match=r"--from: studies/s.journal: no such file"):
+        move.run("s", "studies/s.journal", "sqlite:///there.db")
+    old = begun(3)
+    with pytest.raises(DataError, match=r"other: studies/s.journal has no such study of this project"):
+        move.run("other", "studies/s.journal", "sqlite:///there.db")
+    claimed = slots.claim(old, plan(4))
+    with pytest.raises(DataError, match=r"s: it is being worked on"):
+        move.run("s", "studies/s.journal", "sqlite:///there.db")
+    slots.lose(old, claimed._trial_id, "interrupted")
+    other = storage.open_study("sqlite:///there.db", "s", "minimize")
+    search_all(other, plan(1))
+    with pytest.raises(DataError, match=r"s: sqlite:///there.db has another study of that name"):
+        move.run("s", "studies/s.journal", "sqlite:///there.db")
+    assert signature.MOVED not in old.user_attrs
+    assert len(other.trials) == 1
 
 
 def test_a_file_in_a_folders_place_is_named(here):

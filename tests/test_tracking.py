@@ -15,6 +15,7 @@ from tracked import wait_until
 
 from pipeline import tracking, trained
 from pipeline.config import to_dict
+from pipeline.errors import SettingsError
 from pipeline.lineage import inputs_of
 from pipeline.tracking.run import run_name
 from pipeline.trained import Trained
@@ -104,6 +105,18 @@ def test_the_store_is_the_settings_then_the_environments_then_the_projects(setti
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////env.db")
     assert tracking.tracking_uri(settings) == "sqlite:////env.db"
     assert tracking.tracking_uri(settings_of("tracking.uri=sqlite:////set.db")) == "sqlite:////set.db"
+
+
+def test_with_tracking_server_only_a_server_will_do(settings_of, monkeypatch):
+    settings = settings_of("tracking=server")
+    for uri in ("", "sqlite:////env.db", "postgresql://ann:secret@db/runs"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(SettingsError, match=r"^tracking\.uri: with tracking=server it, or MLFLOW_") as caught:
+            tracking.tracking_uri(settings)
+        assert "secret" not in str(caught.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ann:secret@host")
+    assert tracking.tracking_uri(settings) == "https://ann:secret@host"
+    assert tracking.tracking_uri(settings_of("tracking=server", "tracking.uri=http://host")) == "http://host"
 
 
 def test_processes_that_make_one_store_at_once_share_one_experiment(settings_of, environment, tmp_path):
