@@ -133,7 +133,7 @@ def _copy_model(client: Any, run: Any, record: Record) -> bool:
     location = client.get_logged_model(outputs[0].model_id).artifact_location
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            found = Path(download_artifacts(location, dst_path=scratch))
+            found = Path(download_artifacts(location, dst_path=scratch, tracking_uri=client.tracking_uri))
         except OSError:
             return False
         model = record.folder / "model"

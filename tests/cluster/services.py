@@ -3,6 +3,7 @@
 All real, on 127.0.0.1, each in a process group of its own on a port of its own, in a folder that goes with it.
 """
 
+import base64
 import contextlib
 import http.client
 import importlib.util
@@ -234,6 +235,16 @@ class TrackingServer(Service):
     def client_environment(self) -> dict[str, str]:
         """Return all that a client's environment needs."""
         return {"MLFLOW_TRACKING_URI": self.uri, **self.secret}
+
+
+def status(server: Service, *, auth: str | None, host: str | None = None) -> int:
+    """Return how an MLflow server answers a question of a client with this `user:password`."""
+    given = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
+    with contextlib.closing(connection):
+        address = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+        connection.request("GET", address, headers=given | ({"Host": host} if host else {}))
+        return connection.getresponse().status
 
 
 class S3(Service):

@@ -1,6 +1,7 @@
 """From one machine to a team: the runs of the embedded store, and a sweep that goes on where it was."""
 
 import pytest
+import trainer
 from services import HOST, free_port
 from team import SPACE, Team, counted, family
 from whole import lost_points, runs_of
@@ -85,3 +86,25 @@ def test_a_move_that_cannot_be_is_one_line_and_moves_nothing(embedded, database,
         *NAME, "hydra.sweeper.storage=sqlite:///studies.db", "hydra.sweeper.n_trials=4", MLFLOW_TRACKING_URI=store
     )
     assert "study moved: goes on after 3 of 4 trials" in done.stderr
+
+
+def test_the_runs_of_a_server_come_to_an_embedded_store_with_their_files_and_models(
+    team, new_store, client, tracking_server
+):
+    import mlflow
+
+    said, _ = trainer.finish(trainer.start(team.environment, uri=tracking_server.uri, epochs=20))
+    store = new_store(team.folder)
+    there = {"PIPELINE_RECORDS": str(team.folder / "other")}
+    team.run("pipeline.sync", "--from", tracking_server.uri, "--to", store, **there)
+    mine = mlflow.MlflowClient(store)
+    (run,) = runs_of(mine, said["record_id"])
+    original = client.get_run(said["run_id"])
+    assert run.data.params == original.data.params
+    assert lost_points(mine, run.info.run_id, Record(team.folder / "records" / said["record_id"])) == 0
+    files = [{one.path for one in one_client.list_artifacts(run_id)} for one_client, run_id in (
+        (mine, run.info.run_id), (client, said["run_id"]))]  # fmt: skip
+    assert files[0] == files[1] != set()
+    (model,) = run.outputs.model_outputs
+    mlflow.set_tracking_uri(store)
+    assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").metadata.run_id == run.info.run_id

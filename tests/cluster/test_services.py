@@ -1,6 +1,5 @@
 """The common test ground itself: each service runs, asks for its password, and leaves nothing behind."""
 
-import contextlib
 import os
 import re
 import subprocess
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import trainer
-from services import HOST, Postgres, Service, free_port, running
+from services import HOST, Postgres, Service, free_port, running, status
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,18 +47,6 @@ class Documented(Service):
 
     def command(self) -> list[str]:
         return ["bash", "-ec", self._lines]
-
-
-def status(server: Service, *, auth: str | None, host: str | None = None) -> int:
-    import base64
-    import http.client
-
-    given = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
-    connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
-    with contextlib.closing(connection):
-        address = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-        connection.request("GET", address, headers=given | ({"Host": host} if host else {}))
-        return connection.getresponse().status
 
 
 def test_tracking_server_asks_for_a_password_and_checks_the_host(tracking_server):
