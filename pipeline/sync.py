@@ -16,7 +16,8 @@ from pipeline.command import command
 from pipeline.config import Settings
 from pipeline.tracking import tracking_uri
 from pipeline.tracking.delivery import Destination, deliver
-from pipeline.tracking.records import Record, State, all_records
+from pipeline.tracking.ledger import lacking
+from pipeline.tracking.records import Record, State
 from pipeline.tracking.store import absolute, check_uri, records_folder
 from pipeline.tracking.table import own_settings
 
@@ -48,11 +49,10 @@ def waiting(key: str, *, every: bool) -> list[Record]:
         key: the store's address without secrets.
         every: also those that were meant for another store.
     """
-    found = [(record, record.opening) for record in all_records()]
-    lacking = [
-        (record, opening) for record, opening in found if (every or opening.store == key) and record.waits_for(key)
-    ]
-    return [record for record, _ in sorted(lacking, key=lambda one: (one[1].parent is not None, one[1].start_time))]
+    found = [(record, record.opening) for record in lacking(key)]
+    wanted = [(record, opening) for record, opening in found if every or opening.store == key]
+    wanted.sort(key=lambda one: (one[1].parent is not None, one[1].start_time, one[0].begun))
+    return [record for record, _ in wanted]
 
 
 def run(records: list[Record], to: Destination) -> Counts:
@@ -114,7 +114,8 @@ def main() -> None:
 
 def _tell_of_others(key: str) -> None:
     """Say which other stores records wait for: an address may have been given to one command only."""
-    stores = Counter(record.opening.store for record in all_records() if record.waits_for(record.opening.store))
+    meant = [(record, record.opening.store) for record in lacking(key)]
+    stores = Counter(store for record, store in meant if record.waits_for(store))
     for store, n in stores.items():
         if store != key:
             log.info("%d wait for %s: MLFLOW_TRACKING_URI=%s python -m pipeline.sync", n, store, store)

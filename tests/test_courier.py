@@ -17,7 +17,7 @@ from whole import assert_whole, lost_points, runs_of
 from pipeline import tracking, train_scratch, trained
 from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import inputs_of
-from pipeline.tracking.records import Opening, Record, find_record
+from pipeline.tracking.records import Opening, Record, all_records, find_record
 from pipeline.tracking.registry import promote
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,7 +244,7 @@ def test_many_writers_and_a_reader_share_one_store(n_writers, n_runs, settings, 
     reader.join()
     assert failures == []
     assert logs == [[]] * n_writers
-    records = list((tmp_path / "records").iterdir())
+    records = all_records(tmp_path / "records")
     assert len(records) == n_writers * n_runs
     for record in records:
         assert_whole(client, tmp_path / "records", record.name)

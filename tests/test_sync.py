@@ -15,7 +15,7 @@ from whole import assert_whole, lost_points, runs_of
 
 from pipeline import tracking
 from pipeline.config import to_dict
-from pipeline.tracking.records import FINISHED, Opening, PointsWriter, Record
+from pipeline.tracking.records import FINISHED, Opening, PointsWriter, Record, all_records
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,7 +61,7 @@ def waiting(store, own, tmp_path):
     They are told that they were meant for the store that the test has.
     """
     trainer.finish(trainer.start(own, uri="http://127.0.0.1:9", epochs=30, n_runs=3))
-    records = [Record(folder) for folder in (tmp_path / "records").iterdir()]
+    records = all_records(tmp_path / "records")
     for record in records:
         file = record.folder / "run.json"
         file.write_text(file.read_text().replace("http://127.0.0.1:9", store))

@@ -1,8 +1,9 @@
 """`python -m pipeline.tracking.courier`: brings records to MLflow, so that the training itself never waits for it.
 
 A process beside the training, in a session of its own: it outlives Ctrl-C and the death of the training, whose runs
-it then ends. It is told by lines of JSON on stdin which record goes where ({"open": folder, "uri": address}) and
-which has ended ({"end": folder}), reads the rest from the records themselves, and says on stdout what became of them:
+it then ends. It is told by lines of JSON on stdin which record goes where ({"open": folder, "uri": address,
+"new": whether no store can have it yet}) and which has ended ({"end": id}), reads the rest from the records
+themselves, and says on stdout what became of them:
 
     {"record": id, "run_id": id, "experiment_id": id}    the run is there
     {"record": id, "moved": true}                        a step further
@@ -27,7 +28,8 @@ from typing import Any, BinaryIO
 
 from pipeline.address import reason
 from pipeline.tracking.delivery import Destination, deliver
-from pipeline.tracking.records import RUNNING, Record, all_records
+from pipeline.tracking.ledger import lacking
+from pipeline.tracking.records import RUNNING, Record
 
 POLL_SECONDS = 0.5  # a live curve lags by this much
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that did not answer is asked again; it doubles
@@ -64,6 +66,7 @@ class Errand:
     record: Record
     store: Store
     in_use: BinaryIO
+    is_new: bool = False  # no store can have it yet
     run_id: str | None = None
     ended: bool = False  # nothing more will be written to it
     due: bool = False  # it is to be tried now, whenever its store was to be asked again
@@ -77,12 +80,12 @@ class Courier:
     errands: dict[str, Errand] = field(default_factory=dict)
     stores: dict[str, Store] = field(default_factory=dict)
 
-    def take(self, order: dict[str, str]) -> None:
+    def take(self, order: dict[str, Any]) -> None:
         """Do what a line of stdin says."""
         if "open" in order:
             record = Record(Path(order["open"]))
             store = self.stores.setdefault(order["uri"], Store(Destination(order["uri"])))
-            self.errands[record.id] = Errand(record, store, record.use())
+            self.errands[record.id] = Errand(record, store, record.use(), is_new=order["new"])
         elif order.get("end") in self.errands:
             errand = self.errands[order["end"]]
             errand.ended = errand.due = True
@@ -98,7 +101,8 @@ class Courier:
         record, store = errand.record, errand.store
         ended = errand.ended  # as of now: what is written from here on is brought by the next round
         try:
-            has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}))
+            is_new, errand.is_new = errand.is_new, False  # an answer may be lost, and yet the run be there
+            has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}), is_new=is_new)
         except Exception as error:  # MLflow, the network and the databases have too many to name
             store.was_away()
             self.say({"record": record.id, "away": reason(error)})
@@ -118,10 +122,10 @@ class Courier:
         if store.counted:
             return
         store.counted = True
-        mine = [record for record in all_records() if record.opening.store == store.to.key]
-        waiting = sum(record.waits_for(store.to.key) and not record.is_in_use for record in mine)
+        key = store.to.key
+        waiting = sum(record.opening.store == key and not record.is_in_use for record in lacking(key))
         if waiting:
-            self.say({"uri": store.to.key, "waiting": waiting})
+            self.say({"uri": key, "waiting": waiting})
 
     def finish(self) -> None:
         """End what the training, which is gone, has left open; bring all that can be brought in a few seconds."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.address import redact
+from pipeline.tracking import ledger
 from pipeline.tracking.models import RECORD_TAG, has_parts, log_model
 from pipeline.tracking.records import RUNNING, Delivered, Record, find_record
 from pipeline.tracking.store import client_of, open_experiment, patiently
@@ -48,13 +49,16 @@ class Destination:
         return patiently(self.uri, lambda: getattr(self.client, method)(*arguments, **options))
 
 
-def deliver(record: Record, to: Destination, on_progress: Callable[[], None] = lambda: None) -> Delivered:
+def deliver(
+    record: Record, to: Destination, on_progress: Callable[[], None] = lambda: None, *, is_new: bool = False
+) -> Delivered:
     """Bring a store all that it lacks of a record, and return what it then has.
 
     Args:
         record: of a run that may still go on.
         to: the store.
         on_progress: called after each step.
+        is_new: whether it is not looked for in the store, which takes longer the more runs there are.
 
     Raises:
         Exception: whatever MLflow raises where the store does not answer, or refuses; what it has got stays noted.
@@ -62,12 +66,15 @@ def deliver(record: Record, to: Destination, on_progress: Callable[[], None] = l
     with record.delivering():
         seen = record.fingerprint()
         state = record.state
-        has = _ensure_run(record, to)
+        has = _ensure_run(record, to, is_new=is_new)
         on_progress()
         for step in (_bring_points, _bring_tags, _bring_artifacts, _bring_model, _bring_end):
             has = step(record, to, has, on_progress)
-        if state.status != RUNNING and seen == record.fingerprint() and has.whole != seen:
-            has = _note(record, to, replace(has, whole=seen))
+        stamp = ledger.stamp(str(record.folder))
+        if state.status != RUNNING and seen == record.fingerprint():
+            if has.whole != seen:
+                has = _note(record, to, replace(has, whole=seen))
+            ledger.note(record, to.key, stamp)
     return has
 
 
@@ -76,15 +83,15 @@ def _note(record: Record, to: Destination, has: Delivered) -> Delivered:
     return has
 
 
-def _ensure_run(record: Record, to: Destination) -> Delivered:
+def _ensure_run(record: Record, to: Destination, *, is_new: bool = False) -> Delivered:
     """Return what the store has, where that is at least the run; parents come before their children."""
     has = record.delivered(to.key)
     if has.run_id is not None:
         return has
     opening = record.opening
     experiment_id = to.experiment_id(opening.experiment)
-    found = to.client.search_runs([experiment_id], f"tags.{RECORD_TAG} = '{record.id}'", max_results=1)
-    run_id = found[0].info.run_id if found else _create_run(record, to, experiment_id)
+    run_id = None if is_new else _run_of(record.id, to, experiment_id)
+    run_id = run_id or _create_run(record, to, experiment_id)
     _bring_params(record, to, run_id)
     return _note(record, to, Delivered(run_id))
 
@@ -105,6 +112,11 @@ def _run_of_parent(record_id: str, to: Destination, experiment_id: str) -> str |
         parent = find_record(record_id)
         with parent.delivering():
             return _ensure_run(parent, to).run_id
+    return _run_of(record_id, to, experiment_id)
+
+
+def _run_of(record_id: str, to: Destination, experiment_id: str) -> str | None:
+    """Return the run of a record that the store has, or None."""
     found = to.client.search_runs([experiment_id], f"tags.{RECORD_TAG} = '{record_id}'", max_results=1)
     return str(found[0].info.run_id) if found else None
 

@@ -11,6 +11,7 @@ Each write is whole or not at all, also if the process is killed in it: files ar
 metrics.jsonl that is cut is no line. This module imports neither mlflow nor numpy.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -155,6 +156,11 @@ class Record:
         """Return what changes, as it now is."""
         return State(**_read(self.folder / "state.json"))
 
+    @property
+    def begun(self) -> int:
+        """Return when the record was begun on this disk, in nanoseconds; where it was copied to, when it was that."""
+        return (self.folder / "run.json").stat().st_mtime_ns
+
     def change(self, tags: Mapping[str, str] | None = None, **fields: Any) -> None:
         """Set tags, which are freed of passwords, and the given fields of the state."""
         with locked(self._own):
@@ -221,13 +227,11 @@ class Record:
         """Write an artifact; a name with slashes stands in folders."""
         with replacing(self.folder / "artifacts" / name) as new:
             new.write_bytes(content)
+        os.utime(self.folder / "artifacts")  # which shows that something below it has changed, see ledger.py
 
     def artifacts(self) -> dict[str, str]:
         """Return the artifacts by name, and of each a stamp that changes with it; those half-written are none."""
-        root = self.folder / "artifacts"
-        found = {path.relative_to(root): path for path in sorted(root.rglob("*"))}
-        whole = {name: path for name, path in found.items() if not any(part.startswith(".") for part in name.parts)}
-        return {str(name): _stamp(path) for name, path in whole.items() if path.is_file()}
+        return dict(sorted(_stamps(str(self.folder / "artifacts"))))
 
     def fingerprint(self) -> str:
         """Return a digest of all that a store is to have of the record."""
@@ -288,8 +292,12 @@ class PointsWriter:
 
 def all_records(folder: Path | None = None) -> list[Record]:
     """Return the records on this disk, oldest first."""
-    folders = [path.parent for path in (folder or records_folder()).glob("*/run.json")]
-    return sorted(map(Record, folders), key=lambda record: (record.folder / "run.json").stat().st_mtime_ns)
+    folder = folder or records_folder()
+    begun: dict[Record, int] = {}
+    for record in map(Record, folder.iterdir() if folder.is_dir() else ()):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            begun[record] = record.begun
+    return sorted(begun, key=begun.__getitem__)
 
 
 def find_record(record_id: str) -> Record:
@@ -335,13 +343,23 @@ def _is_cut(record: Record) -> bool:
         return file.read() != b"\n"
 
 
-def _stamp(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size}-{found.st_mtime_ns}"
+def _stamps(folder: str, above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the files in a folder and below by their names, with stamps; a scratch folder may go as we look."""
+    try:
+        with os.scandir(folder) as entries:
+            whole = [entry for entry in entries if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return
+    for entry in whole:
+        if entry.is_dir():
+            yield from _stamps(entry.path, f"{above}{entry.name}/")
+        else:
+            found = entry.stat()
+            yield f"{above}{entry.name}", f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_bytes())
 
 
 def _write(path: Path, content: Any) -> None:

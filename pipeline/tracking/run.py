@@ -84,7 +84,9 @@ class Run:
         record_id: names the record, see `records_folder`.
     """
 
-    def __init__(self, record: Record, settings: Settings, in_use: BinaryIO | None = None) -> None:
+    def __init__(
+        self, record: Record, settings: Settings, in_use: BinaryIO | None = None, *, is_new: bool = False
+    ) -> None:
         self.record_id = record.id
         self._record = record
         self._settings = settings
@@ -92,7 +94,7 @@ class Run:
         self._points = PointsWriter(record)
         self._disk_is_full = False
         self._sender = sender()
-        self._sender.open(record, tracking_uri(settings))
+        self._sender.open(record, tracking_uri(settings), is_new=is_new)
 
     @property
     def run_id(self) -> str | None:
@@ -275,7 +277,7 @@ def start_run(
         parent=parent,
     )
     record, in_use = Record.begin(opening, _source() | dict(tags))
-    run = Run(record, settings, in_use)
+    run = Run(record, settings, in_use, is_new=True)
     origin = _Beside(lambda: _log_lineage(run, lineage.tags, settings, inputs, code, list(overrides)))
     try:
         yield run

@@ -68,12 +68,12 @@ class Sender:
         """Return whether the courier lives."""
         return not self._is_gone
 
-    def open(self, record: Record, uri: str) -> None:
-        """Have a record brought to a store from now on."""
+    def open(self, record: Record, uri: str, *, is_new: bool = False) -> None:
+        """Have a record brought to a store from now on; `is_new`: no store can have it yet."""
         with self._news:
             self._fates[record.id] = Fate(run_id=record.delivered(redact(uri)).run_id)
             self._stores[record.id] = redact(uri)
-        self._send({"open": str(record.folder), "uri": uri})
+        self._send({"open": str(record.folder), "uri": uri, "new": is_new})
 
     def end(self, record: Record, in_use: BinaryIO) -> None:
         """Say that nothing more will be written to it; `in_use` marks it until the courier is done with it."""
@@ -99,7 +99,7 @@ class Sender:
             self._tell(record.id, "it has not got all of it within some seconds")
         return fate
 
-    def _send(self, order: dict[str, str]) -> None:
+    def _send(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it is dead, as `_listen` says, which may have closed stdin
             self._process.stdin.write(json.dumps(order).encode() + b"\n")

@@ -231,8 +231,15 @@ def _made(uri: str) -> Iterator[None]:
 
 
 def _artifacts(uri: str) -> str | None:
-    """Return where the files of runs go: beside a SQLite store; a server decides for itself."""
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
+    """Return where the files of runs go: beside a SQLite file, in the project of another database's user.
+
+    A server decides for itself. MLflow's own choice for a database, mlruns/ wherever the process happens to stand,
+    would be files that git takes for a part of the code, and so a part of every run's diff.
+    """
+    if uri.startswith(("http://", "https://")):
+        return None
+    folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else store_root()
+    return (folder / "mlartifacts").as_uri()
 
 
 def client_of(uri: str) -> Any:

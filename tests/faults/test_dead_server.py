@@ -11,7 +11,7 @@ import trainer
 from servers import Server
 from whole import assert_whole, lost_points, runs_of
 
-from pipeline.tracking.records import Record
+from pipeline.tracking.records import all_records
 from pipeline.tracking.store import PATIENCE
 
 SEED = 0
@@ -51,7 +51,7 @@ def test_trainings_survive_a_server_that_is_killed_and_no_point_is_lost(
         server.start()
         command = (sys.executable, "-m", "pipeline.sync", "--to", server.uri)
         call(Path(__file__).resolve().parents[2], *command, env=environment)
-        records = [Record(folder) for folder in (tmp_path / "records").iterdir()]
+        records = all_records(tmp_path / "records")
         assert len(runs_of(client)) == len(records) == n_faults + 1
         lost = sum(lost_points(client, assert_whole(client, tmp_path / "records", one.id), one) for one in records)
         assert lost == 0
