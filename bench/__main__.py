@@ -1,8 +1,8 @@
 """`python -m bench [PART…]`: the benchmarks, as a table and in data/reports/bench.json.
 
-Without a part, all of them. Each ratio is taken between works done in turns in one go: the median of the turns'
-ratios; those of sweeps are of one sweep each. MNIST's CSVs must be in data/raw/ (`dvc repro fetch`). The machine
-should have nothing else to do.
+Without a part, all but those of scale, which take half an hour each. Each ratio is taken between works done in turns
+in one go: the median of the turns' ratios; those of sweeps are of one sweep each. MNIST's CSVs must be in data/raw/
+(`dvc repro fetch`). The machine should have nothing else to do.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import data, nets, sweeps, tracking, whole
+from bench import data, nets, scale, sweeps, tracking, whole
 from pipeline.command import configure_logging
 from pipeline.files import replacing
 
@@ -30,6 +30,8 @@ PARTS: dict[str, Callable[[int], Mapping[str, Any]]] = {
     "sweep-rates": lambda n: sweeps.rates(sweeps.Size()),
     "sweep-idle": lambda n: sweeps.idle(sweeps.Size()),
     "sweep-pruning": lambda n: sweeps.pruning(sweeps.Size()),
+    "scale-study": lambda n: scale.study(),
+    "scale-store": scale.store,
 }
 
 
@@ -58,7 +60,7 @@ def main() -> None:
         parser.error(f"parts are {', '.join(PARTS)}, and n is at least 1, but got {unknown or arguments.n}")
     configure_logging()
     found = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
-    for part in arguments.parts or PARTS:
+    for part in arguments.parts or [part for part in PARTS if not part.startswith("scale")]:
         found[part] = PARTS[part](arguments.n)
         Console().print(table(part, found[part]))
         with replacing(REPORT) as new:

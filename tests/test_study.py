@@ -410,8 +410,8 @@ def test_the_leaderboard_has_the_best_first_and_the_failed_last():
     assert [row.number for row in board.ranked(ROWS, "maximize")] == [1, 3, 2, 0]
     assert board.best(ROWS[:1], "minimize") is None
     goal = Goal("loss", "minimize", 4)
-    assert board.columns(ROWS, goal) == ["trial", "loss", "keras.units", "time", "state"]
-    assert board.cells(ROWS[0], ROWS) == ["0", "-", "0", "0.0s", "failed"]
+    assert board.columns(board.keys_of(ROWS), goal) == ["trial", "loss", "keras.units", "time", "state"]
+    assert board.cells(ROWS[0], board.keys_of(ROWS)) == ["0", "-", "0", "0.0s", "failed"]
     assert board.errors(ROWS) == ["trial 0: E: no"]
 
 
@@ -621,7 +621,7 @@ def test_a_parameter_that_a_trial_does_not_read_is_neither_shown_nor_commanded(c
     given = ("net=scratch", "scratch.n_hidden=3", "keras.units=5")
     params = {"net": "scratch", "scratch.n_hidden": "3", "keras.units": "5"}
     trained = Row(0, params, Outcome(COMPLETE, given, 1.0, net="scratch", dataset="synthetic"))
-    assert board.cells(trained, [trained]) == ["0", "1.0000", "scratch", "3", "-", "0.0s", "done"]
+    assert board.cells(trained, board.keys_of([trained])) == ["0", "1.0000", "scratch", "3", "-", "0.0s", "done"]
     board.show_end([trained], Goal("loss", "minimize", 1), None)
     told = capsys.readouterr().out
     assert "the winner (net=scratch) as the project's own result: dvc exp run -S scratch.n_hidden=3\n" in told

@@ -34,17 +34,20 @@ class Goal:
 
 def ranked(rows: Sequence[Row], direction: str) -> list[Row]:
     """Return complete trials, the best first, then the pruned and the failed ones; of equals the earlier first."""
+    return sorted(rows, key=_order(direction))
+
+
+def _order(direction: str) -> "Callable[[Row], tuple[int, float, int]]":
+    """Return the key to sort trials by."""
     sign = -1 if direction == "maximize" else 1
-    order = (COMPLETE, PRUNED, FAILED)
-    return sorted(
-        rows, key=lambda row: (order.index(row.outcome.state), sign * (row.outcome.value or 0.0), row.number)
-    )
+    states = (COMPLETE, PRUNED, FAILED)
+    return lambda row: (states.index(row.outcome.state), sign * (row.outcome.value or 0.0), row.number)
 
 
 def best(rows: Sequence[Row], direction: str) -> Row | None:
     """Return the best complete trial; None if there is none."""
-    first = ranked(rows, direction)[:1]
-    return first[0] if first and first[0].outcome.state == COMPLETE else None
+    complete = [row for row in rows if row.outcome.state == COMPLETE]
+    return min(complete, key=_order(direction), default=None)
 
 
 def count(rows: Sequence[Row], state: str) -> int:
@@ -94,19 +97,25 @@ def leaderboard(rows: Sequence[Row], goal: Goal) -> "Table":
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-    for name in columns(rows, goal):
+    keys = keys_of(rows)
+    for name in columns(keys, goal):
         table.add_column(name, overflow="fold")
     for row in ranked(rows, goal.direction)[:SHOWN]:
-        table.add_row(*cells(row, rows))
+        table.add_row(*cells(row, keys))
     return table
 
 
-def columns(rows: Sequence[Row], goal: Goal) -> list[str]:
-    """Return the names of the leaderboard's columns."""
-    return ["trial", goal.objective, *_keys(rows), "time", "state"]
+def keys_of(rows: Sequence[Row]) -> list[str]:
+    """Return what varies."""
+    return list(dict.fromkeys(key for row in rows for key in row.params))
 
 
-def cells(row: Row, rows: Sequence[Row]) -> list[str]:
+def columns(keys: Sequence[str], goal: Goal) -> list[str]:
+    """Return the names of the leaderboard's columns, of what varies."""
+    return ["trial", goal.objective, *keys, "time", "state"]
+
+
+def cells(row: Row, keys: Sequence[str]) -> list[str]:
     """Return a row of the leaderboard."""
     outcome = row.outcome
     value = "-" if outcome.value is None else number(outcome.value)
@@ -114,7 +123,7 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
     return [
         str(row.number),
         value,
-        *(row.params.get(key, "-") if reads(outcome, key) else "-" for key in _keys(rows)),
+        *(row.params.get(key, "-") if reads(outcome, key) else "-" for key in keys),
         f"{outcome.seconds:.1f}s",
         state,
     ]
@@ -167,7 +176,7 @@ def show_end(rows: Sequence[Row], goal: Goal, address: str | None) -> None:
         lines.append(f"compared: {address}")
     winner = best(rows, goal.direction)
     if winner:
-        which = f" (net={winner.outcome.net})" if "net" in _keys(rows) else ""
+        which = f" (net={winner.outcome.net})" if "net" in keys_of(rows) else ""
         lines.append(f"the winner{which} as the project's own result: {command(winner)}")
     for text in lines:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -202,10 +211,6 @@ def _so_far(rows: Sequence[Row], goal: Goal) -> str:
     value = winner.outcome.value if winner else None
     told = "" if winner is None or value is None else f"best {number(value)} (trial {winner.number})"
     return "  ".join(filter(None, (told, f"{n_failed} failed" if n_failed else "")))
-
-
-def _keys(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row.params))
 
 
 def _is_no_result(override: str) -> bool:

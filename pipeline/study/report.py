@@ -16,7 +16,7 @@ from pipeline import tracking
 from pipeline.address import redact
 from pipeline.config import Settings
 from pipeline.errors import DataError
-from pipeline.study.board import Goal, best, cells, columns, command, count, errors, ranked
+from pipeline.study.board import Goal, best, cells, columns, command, count, errors, keys_of, ranked
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
 from pipeline.tracking.records import FINISHED, find_record
 from pipeline.tracking.run import Run
@@ -156,13 +156,14 @@ def _add_history(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> Non
     """
     goal = sweep.goal
     known = {points.step for points, _ in find_record(sweep.record_id).points()}
+    so_far = None
     for i, row in enumerate(rows):
         if row.number != i:
             break
+        so_far = best([row] if so_far is None else [so_far, row], goal.direction)
         if row.number in known or row.outcome.value is None:
             continue
         points = {goal.objective: row.outcome.value}
-        so_far = best(rows[: i + 1], goal.direction)
         if so_far and so_far.outcome.value is not None:
             points[f"best_{goal.objective}"] = so_far.outcome.value
         parent.on_epoch_end(row.number - 1, points)  # which adds 1, as epochs are counted from 1
@@ -171,9 +172,10 @@ def _add_history(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> Non
 def _as_csv(rows: Sequence[Row], goal: Goal) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns(rows, goal), "record", "error"])
+    keys = keys_of(rows)
+    writer.writerow([*columns(keys, goal), "record", "error"])
     for row in ranked(rows, goal.direction):
-        writer.writerow([*cells(row, rows), row.outcome.record_id or "", row.outcome.error or ""])
+        writer.writerow([*cells(row, keys), row.outcome.record_id or "", row.outcome.error or ""])
     return text.getvalue()
 
 
@@ -188,8 +190,9 @@ def _note(
     rows: Sequence[Row], goal: Goal, importances: Mapping[str, float], reused: Mapping[int, str] | None = None
 ) -> str:
     """Return the run's description, as Markdown."""
-    names = columns(rows, goal)
-    table = [names, ["---"] * len(names), *(cells(row, rows) for row in ranked(rows, goal.direction)[:NOTED])]
+    keys = keys_of(rows)
+    names = columns(keys, goal)
+    table = [names, ["---"] * len(names), *(cells(row, keys) for row in ranked(rows, goal.direction)[:NOTED])]
     lines = [f"| {' | '.join(cell.replace('|', BAR) for cell in line)} |" for line in table]
     lines += [f"\n{told}" for told in errors(rows)[:NOTED]]
     winner = best(rows, goal.direction)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Search:
         folder: of its trials.
         plan: what is to be tried.
         composer: makes a config, and a job, of a trial's overrides.
+        told: the trials whose outcome this process has read, by Optuna's id; an outcome stays as it is.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Search:
     folder: Path
     plan: slots.Plan
     composer: Composer
+    told: dict[int, Row] = field(default_factory=dict, compare=False)
 
 
 def work(search: Search, study: "optuna.Study", on_trial: Callable[[], object]) -> None:
@@ -86,16 +88,16 @@ def is_done(search: Search, study: "optuna.Study") -> bool:
 
 def rows(search: Search, study: "optuna.Study") -> list[Row]:
     """Return the trials that have an outcome, by number."""
-    return [
-        Row(
-            number := held.user_attrs[slots.SLOT],
-            slots.values_of(held, search.params),
-            trial.outcome_from(held.user_attrs[slots.OUTCOME]),
-            search.folder / str(number),
-        )
-        for held in slots.holders(study)
-        if held.state.is_finished() and slots.OUTCOME in held.user_attrs
-    ]
+    ended = [held for held in slots.holders(study) if held.state.is_finished() and slots.OUTCOME in held.user_attrs]
+    for held in ended:
+        if held._trial_id not in search.told:
+            search.told[held._trial_id] = Row(
+                number := held.user_attrs[slots.SLOT],
+                slots.values_of(held, search.params),
+                trial.outcome_from(held.user_attrs[slots.OUTCOME]),
+                search.folder / str(number),
+            )
+    return [search.told[held._trial_id] for held in ended]
 
 
 def _pruner(search: Search) -> "optuna.pruners.BasePruner":
