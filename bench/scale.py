@@ -75,7 +75,7 @@ def _with_intervals(trials: "list[FrozenTrial]") -> "list[tuple[FrozenTrial, flo
 
 
 def _training(record: Record) -> float:
-    """Return the milliseconds of a training: from the end of its first epoch to that of the last, and an epoch more."""
+    """Return the milliseconds of a training: from its first epoch's end to the last one's, and an epoch more."""
     times = [points.time for points, _ in record.points() if points.step]
     return (times[-1] - times[0]) * EPOCHS / (EPOCHS - 1)
 

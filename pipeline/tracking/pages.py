@@ -74,7 +74,7 @@ def run_page(settings: Settings, run_ids: Sequence[str], base: str | None = None
     if len(run_ids) == 1:
         return _own_page(root, run_ids[0])
     chart_mode = {"compareRunsMode": "CHART", **MODEL_TRAINING}
-    condition = f"attributes.run_id IN ({', '.join(repr(run_id) for run_id in run_ids)})"
+    condition = _only(run_ids)
     key = _save_view(settings, {"searchFilter": condition, **_charts(_axes(settings, run_ids))})
     only = {"viewStateShareKey": key} if key else {"searchFilter": condition}
     return f"{root}?{urlencode(chart_mode | only)}"
@@ -104,14 +104,19 @@ def _save_view(settings: Settings, state: dict[str, Any]) -> str | None:
     return key
 
 
+def _only(run_ids: Sequence[str]) -> str:
+    """Return the condition that these runs alone meet."""
+    return f"attributes.run_id IN ({', '.join(map(repr, run_ids))})"
+
+
 def _axes(settings: Settings, run_ids: Sequence[str]) -> list[str]:
     """Return the params that all these runs have and that differ: MLflow leaves out a run that lacks one."""
     import mlflow
 
-    open_store(settings)
-    client = mlflow.MlflowClient()
-    params = [client.get_run(run_id).data.params for run_id in run_ids]
-    common = set.intersection(*(set(one) for one in params))
+    experiment_id = open_store(settings)
+    found = mlflow.MlflowClient().search_runs([experiment_id], _only(run_ids), max_results=len(run_ids))
+    params = [run.data.params for run in found]
+    common = set.intersection(*map(set, params)) if params else set()
     differing = [name for name in common if len({one[name] for one in params}) > 1]
     return sorted(differing, key=lambda name: (name != "net", name))[:N_AXES]
 
