@@ -26,6 +26,7 @@ from pipeline.trained import HISTORY_KEYS, OnEpochEnd, Trained
 RUN = RUNS / "keras"
 # What importing keras imports where it can, for parts of it that are not used here: 1.7 of 4.1 s, and 150 of 700 MB.
 UNUSED_BY_KERAS = ("PIL", "matplotlib", "pandas", "sklearn", "tensorboard")
+VALIDATION_ROWS = 8192  # scored at once
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,13 @@ def run(
     model = build(settings, data["X_train"].shape[1], data["Y_train"].shape[1])
     if initial is not None:
         _set_weights(model, initial)
-    trainer = _on_bytes(model, settings) if data["X_train"].dtype == np.uint8 else model
-    validation = (data["X_val"], data["Y_val"]) if len(data["X_val"]) else None
+    trainer = _trainer(model, settings, data["X_train"], data["Y_train"])
     history = trainer.fit(
-        data["X_train"],
-        data["Y_train"],
-        batch_size=settings.batch_size,
+        np.arange(len(data["X_train"])),
+        batch_size=settings.batch_size * settings.steps_per_execution,
         epochs=settings.epochs,
-        validation_data=validation,
+        validation_data=(data["X_val"], data["Y_val"]) if len(data["X_val"]) else None,
+        validation_batch_size=VALIDATION_ROWS,
         callbacks=_callbacks(settings, on_epoch_end),
         verbose=0,
     )
@@ -120,16 +120,27 @@ def _compile(model: Any, settings: Keras) -> None:
         loss="categorical_crossentropy" if model.output_shape[-1] > 1 else "binary_crossentropy",
         metrics=["accuracy"],
         jit_compile=settings.jit_compile,
-        steps_per_execution=settings.steps_per_execution,
     )
 
 
-def _on_bytes(model: Any, settings: Keras) -> Any:
-    """Return a model of the same layers that takes bytes of pixels and scales them batch by batch.
+def _trainer(model: Any, settings: Keras, X: np.ndarray, Y: np.ndarray) -> Any:
+    """Return a model of the same layers that is fitted to the numbers of rows, and has the rows themselves.
 
-    MNIST then takes 50 MB where its floats, and TensorFlow's copy of them, take 400.
+    What `fit` calls a batch is then all steps of one call into TensorFlow, which finds each step's rows in its own
+    memory: Keras's own batches, made beside the training, cost half as much as the training itself. Bytes of pixels
+    are scaled step by step: MNIST takes 50 MB where its floats, and TensorFlow's copy of them, take 400.
+
+    Args:
+        model: as `build` makes it.
+        settings: section keras.
+        X: (n, d) float, or bytes of pixels.
+        Y: (n, k).
     """
     keras = _keras()
+    import tensorflow as tf
+
+    rows = tf.constant(X), tf.constant(Y)
+    size = settings.batch_size
 
     class Scaled(keras.layers.Layer):  # type: ignore[misc, name-defined]
         """Bytes as numbers from 0 to 1."""
@@ -137,9 +148,43 @@ def _on_bytes(model: Any, settings: Keras) -> Any:
         def call(self, X: Any) -> Any:
             return keras.ops.cast(X, "float32") / 255
 
-    trainer = keras.Sequential([keras.Input(model.input_shape[1:], dtype="uint8"), Scaled(), *model.layers])
+    class Trainer(keras.Sequential):  # type: ignore[misc, name-defined]
+        """Trains on batches of the rows, in the order in which their numbers come."""
+
+        def train_step(self, numbers: Any) -> Any:
+            """Do all steps of one call, the last on what is left; return the metrics."""
+            take = super().train_step
+            n = tf.shape(numbers)[0]
+            n_whole = n // size * size
+
+            def step(start: Any) -> list[Any]:
+                take(_rows(tf.slice(numbers, [start], [size])))
+                return [start + size]
+
+            def last_step() -> Any:
+                take(_rows(numbers[n_whole:]))
+                return n
+
+            tf.while_loop(lambda start: start < n_whole, step, [tf.constant(0)])
+            tf.cond(n_whole < n, last_step, lambda: n)
+            return self.get_metrics_result()
+
+    def _rows(numbers: Any) -> Any:
+        return tuple(tf.gather(array, numbers) for array in rows)
+
+    scale = [Scaled()] if X.dtype == np.uint8 else []
+    trainer = Trainer([keras.Input(X.shape[1:], dtype=X.dtype.name), *scale, *model.layers])
     _compile(trainer, settings)
+    _make_state(trainer, X[:1], Y[:1])
     return trainer
+
+
+def _make_state(trainer: Any, X: np.ndarray, Y: np.ndarray) -> None:
+    """Make the variables of the optimizer and of the metrics, which cannot be made within compiled steps."""
+    predicted = trainer(X)
+    trainer.compute_loss(X, Y, predicted)
+    trainer.compute_metrics(X, Y, predicted)
+    trainer.optimizer.build(trainer.trainable_variables)
 
 
 def logits(result: Trained, X: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from pipeline import metrics, train_keras
 from pipeline.config import Keras
 from pipeline.errors import SettingsError, TrainingError
 from pipeline.prepared import scaled
+from pipeline.seeds import generator
 
 KERAS = Keras(
     dataset="mnist",
@@ -91,6 +92,22 @@ def test_steps_per_execution_changes_no_weight():
         train_keras.run(replace(KERAS, steps_per_execution=steps), data, 0)[0].weights_sha256 for steps in (1, 3)
     )
     assert one == many
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_steps_are_those_of_keras_own_fit(jit_compile):
+    """100 rows in batches of 32: three whole steps an epoch, and one of 4 rows."""
+    import keras
+
+    data, settings = prepared(), replace(KERAS, steps_per_execution=8, jit_compile=jit_compile, dropout=0.2, l2=0.01)
+    result, _ = train_keras.run(settings, data, 0)
+    keras.utils.set_random_seed(int(generator(0, "keras").integers(2**32)))
+    plain = train_keras.build(settings, 12, 3)
+    history = plain.fit(data["X_train"], data["Y_train"], batch_size=32, epochs=2, verbose=0).history
+    for name, array in train_keras.get_weights(plain).items():
+        np.testing.assert_allclose(result.weights[name], array, atol=1e-5)
+    assert result.history["loss"] == pytest.approx(history["loss"], rel=1e-5)
+    assert result.history["accuracy"] == history["accuracy"]
 
 
 @pytest.mark.parametrize(
