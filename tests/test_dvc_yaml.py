@@ -1,7 +1,10 @@
 """dvc.yaml says of each stage just what its code reads: modules, sections of the settings, files."""
 
 import ast
+import hashlib
+import json
 import re
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -104,3 +107,21 @@ def test_a_stage_lists_the_params_that_it_reads(stage):
 def test_no_stage_depends_on_the_tracking_settings():
     params = [param for stage in STAGES.values() for param in stage.get("params", [])]
     assert not [param for param in params if param.startswith("tracking")]
+
+
+def md5_of(path: Path) -> str:
+    """Return DVC's md5 of a file, or of a folder's files that git knows."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    listed = subprocess.run(["git", "ls-files", "-z", "."], cwd=path, capture_output=True, text=True, check=True)
+    names = sorted(name for name in listed.stdout.split("\0") if name)
+    content = [{"md5": md5_of(path / name), "relpath": name} for name in names]
+    return hashlib.md5(json.dumps(content).encode()).hexdigest() + ".dir"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_committed_lock_is_of_this_code(stage):
+    """Otherwise `dvc repro` in a fresh clone would change dvc.lock; `dvc repro` here mends it."""
+    deps = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"][stage]["deps"]
+    of_code = {dep["path"]: dep["md5"] for dep in deps if not dep["path"].startswith("data")}
+    assert of_code == {path: md5_of(ROOT / path) for path in of_code}

@@ -1,5 +1,6 @@
 """`pipeline.reproduce` in real projects: git repository, DVC cache and remote, SQLite store, runs in processes."""
 
+import json
 import os
 import re
 import shutil
@@ -258,6 +259,9 @@ def published(tmp_path_factory):
 
 def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(published):
     project, clone = published
+    for net in ("scratch", "keras"):  # as conf/experiment/quick.yaml says
+        figures = json.loads((clone.root / f"data/reports/{net}_metrics.json").read_text())
+        assert 0.86 <= figures["test_accuracy"] <= 0.90
     said = clone.do("dvc", "repro")
     assert "Running stage" not in said
     assert not (clone.root / "mlflow.db").exists()

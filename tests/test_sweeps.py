@@ -153,17 +153,22 @@ def test_two_workers_and_a_second_terminal_share_one_study(place):
     assert models[0][0] <= 2  # of the best of six, and of the best of ten
 
 
-def kill_at_random(
-    place: Place, arguments: tuple[str, ...], rng: random.Random, seconds: tuple[float, float]
-) -> bool:
-    """Start a sweep, kill its process group at a random moment; return whether it had ended before."""
+def n_begun(place: Place) -> int:
+    """Return how many trainings of trials have begun."""
+    return sum('"parent": "' in path.read_text() for path in place.folder.glob("records/*/run.json"))
+
+
+def kill_at_random(place: Place, arguments: tuple[str, ...], rng: random.Random) -> None:
+    """Start a sweep; kill its process group at a random moment after its third training, when one has ended."""
+    wanted = n_begun(place) + 3
     process = place.start(*arguments)
-    try:
-        process.wait(timeout=rng.uniform(*seconds))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+    end = time.monotonic() + LEFT_SECONDS
+    while n_begun(place) < wanted and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 0.3))
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    return process.returncode == 0
 
 
 def check_whole(place: Place, name: str, n_trials: int) -> None:
@@ -185,15 +190,17 @@ def check_whole(place: Place, name: str, n_trials: int) -> None:
 
 
 def killed_study(place: Place, seed: int, rounds: int, n_trials: int) -> None:
-    sweep = ("hydra/sweeper=study", "hydra.sweeper.study_name=killed", *SMALL, "scratch.epochs=400", *SPACE)
+    sweep = ("hydra/sweeper=study", "hydra.sweeper.study_name=killed", *SMALL, "scratch.epochs=3000", *SPACE)
     sweep = (*sweep, f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=2")
     rng = random.Random(seed)
     kept: dict[int, dict] = {}
     for _ in range(rounds):
-        kill_at_random(place, sweep, rng, (2.5, 6.0))
+        kill_at_random(place, sweep, rng)
         outcomes = place.outcomes("killed")
         assert {number: outcomes[number] for number in kept} == kept  # nothing is overwritten
         kept = outcomes
+    assert kept
+    assert any("lost" in trial.user_attrs or not trial.state.is_finished() for trial in place.trials("killed"))
     place.end(place.start(*sweep))
     assert {number: place.outcomes("killed")[number] for number in kept} == kept
     check_whole(place, "killed", n_trials)
