@@ -56,7 +56,10 @@ def counted(address: str, name: str) -> Counter:
     """Return how often each slot of a study in a database has a trial that counts and has ended."""
     import optuna
 
-    trials = optuna.load_study(study_name=name, storage=address).get_trials(deepcopy=False)
+    storage = optuna.storages.RDBStorage(address)
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    storage.remove_session()
+    storage.engine.dispose()
     ended = [trial for trial in trials if trial.state.is_finished() and "lost" not in trial.user_attrs]
     return Counter(trial.user_attrs["slot"] for trial in ended)
 
