@@ -11,6 +11,7 @@ from team import Team
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "PGCONNECT_TIMEOUT": "120"}  # seconds: other work may be going on
 _number = itertools.count()
 
 
@@ -58,7 +59,7 @@ def s3(tmp_path_factory, environment) -> Iterator[S3]:
 @pytest.fixture
 def team(environment, tracking_server, postgres, tmp_path) -> Team:
     """Return an empty folder whose commands go to the server, and may use databases."""
-    own = {"PYTHONPATH": str(ROOT), "PIPELINE_RECORDS": str(tmp_path / "records")}
+    own = {"PYTHONPATH": str(ROOT), "PIPELINE_RECORDS": str(tmp_path / "records"), **PATIENCE}
     return Team(tmp_path, environment | own | postgres.secret | tracking_server.client_environment)
 
 

@@ -100,7 +100,7 @@ def test_its_runs_need_its_password_and_are_there_after_a_restart(
     assert status(server, auth=f"admin:{password}") == 200
     assert status(server, auth=None) == 401
     assert status(server, auth=f"admin:{password}", host="evil.example.com") == 403
-    records = {"PIPELINE_RECORDS": str(tmp_path / "records")}
+    records = {"PIPELINE_RECORDS": str(tmp_path / "records"), "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
     uri = variables["MLFLOW_TRACKING_URI"]
     said, log = trainer.finish(trainer.start(environment | variables | records, uri=uri, epochs=20))
     assert log == []

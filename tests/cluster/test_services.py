@@ -106,7 +106,7 @@ def test_the_documented_server_starts_on_postgresql_and_s3(tmp_path, postgres, s
             trainer.start(
                 environment
                 | {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "admins-long-password"}
-                | {"PIPELINE_RECORDS": str(tmp_path / "records")},
+                | {"PIPELINE_RECORDS": str(tmp_path / "records"), "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"},
                 uri=f"http://{HOST}:{port}",
                 epochs=5,
             )

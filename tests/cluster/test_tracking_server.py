@@ -151,8 +151,6 @@ def test_with_tracking_server_nothing_goes_to_a_store_of_this_machine(team):
 
 def test_the_whole_pipeline_on_the_server(team, member, clone, call, client, tracking_server, tmp_path):
     """dvc repro, the registry, compare, reproduce and the model itself, by a member of the team."""
-    import mlflow
-
     root = clone(tmp_path / "project")
     variables = team.environment | member | {"PYTHONPATH": str(root)}
 
@@ -171,9 +169,9 @@ def test_the_whole_pipeline_on_the_server(team, member, clone, call, client, tra
     run_id = champion.tags["run_id"]
     assert "test_accuracy" in client.get_run(run_id).data.metrics
     assert {"pictures", "weights.npz"} <= {artifact.path for artifact in client.list_artifacts(run_id)}
-    mlflow.set_tracking_uri(tracking_server.uri)
-    model = mlflow.pyfunc.load_model("models:/digits@champion")
-    assert model.predict(model.input_example).shape[1] == 10
+    script = "import mlflow; model = mlflow.pyfunc.load_model('models:/digits@champion');"
+    shown = own(root, "python", "-c", f"{script} print(model.predict(model.input_example).shape)").stdout
+    assert shown.splitlines()[-1] == "(2, 10)"
     table = own(root, "python", "-m", "pipeline.compare").stdout
     assert run_id[:8] in table
     page = own(root, "python", "-m", "pipeline.compare", run_id).stdout
