@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -22,9 +23,9 @@ FILES = ("settings.yaml", "weights.npz", "history.csv", "summary.txt", "net.json
 
 
 def settings_of(uri: str) -> Settings:
-    """Return the settings of a short training that is kept in this store."""
-    given = ["net=scratch", "scratch.epochs=2", f"tracking.uri='{uri}'"]
-    return config.parse(yaml.safe_load(compose.run(ROOT / "conf", given)))
+    """Return the settings of a short training that is kept in this store, whose address may hold a password."""
+    settings = config.parse(yaml.safe_load(compose.run(ROOT / "conf", ["net=scratch", "scratch.epochs=2"])))
+    return replace(settings, tracking=replace(settings.tracking, uri=uri))
 
 
 def fill(uri: str, n_runs: int) -> None:
