@@ -69,7 +69,7 @@ def scaled(arrays: Arrays) -> Arrays:
     >>> {name: array.tolist() for name, array in scaled({"X": np.uint8([[0, 255]]), "Y": np.uint8([[0, 1]])}).items()}
     {'X': [[0.0, 1.0]], 'Y': [[0.0, 1.0]]}
     """
-    return {name: inputs(array) if name.startswith("X") else _targets(array) for name, array in arrays.items()}
+    return {name: inputs(array) if name.startswith("X") else targets(array) for name, array in arrays.items()}
 
 
 def inputs(X: np.ndarray) -> np.ndarray:
@@ -80,5 +80,6 @@ def inputs(X: np.ndarray) -> np.ndarray:
     return quotient
 
 
-def _targets(Y: np.ndarray) -> np.ndarray:
+def targets(Y: np.ndarray) -> np.ndarray:
+    """Return labels Y (n, k) as the nets take them: bytes as float32, others as they are."""
     return Y.astype(np.float32) if Y.dtype == np.uint8 else Y

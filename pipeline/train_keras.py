@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipeline.trained import HISTORY_KEYS, OnEpochEnd, Trained
 RUN = RUNS / "keras"
 # What importing keras imports where it can, for parts of it that are not used here: 1.7 of 4.1 s, and 150 of 700 MB.
 UNUSED_BY_KERAS = ("PIL", "matplotlib", "pandas", "sklearn", "tensorboard")
-VALIDATION_ROWS = 8192  # scored at once
+VALIDATION_ROWS = 1024  # scored at once; more takes memory
 
 log = logging.getLogger(__name__)
 
@@ -152,29 +153,33 @@ def _trainer(model: Any, settings: Keras, X: np.ndarray, Y: np.ndarray) -> Any:
         """Trains on batches of the rows, in the order in which their numbers come."""
 
         def train_step(self, numbers: Any) -> Any:
-            """Do all steps of one call, the last on what is left; return the metrics."""
-            take = super().train_step
+            """Take all steps of one call; return the metrics."""
+            tf.function(self._steps, jit_compile=settings.jit_compile)(numbers)
+            return self.get_metrics_result()
+
+        def _steps(self, numbers: Any) -> None:
             n = tf.shape(numbers)[0]
-            n_whole = n // size * size
+            n_whole = n // size * size  # in batches of that size, before a smaller one
 
             def step(start: Any) -> list[Any]:
-                take(_rows(tf.slice(numbers, [start], [size])))
+                self._step(tf.slice(numbers, [start], [size]))
                 return [start + size]
 
             def last_step() -> Any:
-                take(_rows(numbers[n_whole:]))
+                self._step(numbers[n_whole:])
                 return n
 
             tf.while_loop(lambda start: start < n_whole, step, [tf.constant(0)])
             tf.cond(n_whole < n, last_step, lambda: n)
-            return self.get_metrics_result()
 
-    def _rows(numbers: Any) -> Any:
-        return tuple(tf.gather(array, numbers) for array in rows)
+        def _step(self, numbers: Any) -> None:
+            super().train_step(tuple(tf.gather(array, numbers) for array in rows))
 
     scale = [Scaled()] if X.dtype == np.uint8 else []
     trainer = Trainer([keras.Input(X.shape[1:], dtype=X.dtype.name), *scale, *model.layers])
-    _compile(trainer, settings)
+    _compile(
+        trainer, replace(settings, jit_compile=False)
+    )  # of Keras's own: compiling validation costs more than it saves
     _make_state(trainer, X[:1], Y[:1])
     return trainer
 
@@ -320,6 +325,7 @@ def main() -> None:
         log.info("%s", result.summary)
         trained.save(result, RUN)
         tracked.log_trained(result, RUN, settings, example=prepared.inputs(data["X_test"][:2]), model=model)
+        tracked.leave()  # evaluate waits for both runs
 
 
 if __name__ == "__main__":

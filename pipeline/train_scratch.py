@@ -93,6 +93,7 @@ def main() -> None:
         result = run(settings.scratch, data, settings.seed, each(show, tracked.on_epoch_end))
         trained.save(result, RUN)
         tracked.log_trained(result, RUN, settings, example=prepared.inputs(data["X_test"][:2]))
+        tracked.leave()  # evaluate waits for both runs
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import inputs_of
 from pipeline.tracking.records import Opening, Record, all_records, find_record
 from pipeline.tracking.registry import promote
+from pipeline.tracking.sender import sender
 
 ROOT = Path(__file__).resolve().parents[1]
 DEAD = "http://ann:secret@127.0.0.1:9/team?token=abc"
@@ -95,6 +97,44 @@ def test_without_a_server_an_evaluation_says_so_once_and_its_figures_stay(settin
     record = find_record(run.record_id)
     assert [points.metrics for points, _ in record.points()][-1] == {"test_accuracy": 0.75}
     assert "pictures/curve.png" in record.artifacts()
+
+
+def test_a_training_that_leaves_its_end_to_the_courier_has_a_whole_run_soon(settings, client, own, tmp_path):
+    said, log = trainer.finish(trainer.start(own, uri=settings.tracking.uri, epochs=3, leave=True))
+    (run,) = wait_until(lambda: [run for run in runs_of(client) if run.info.status == "FINISHED"])
+    assert assert_whole(client, tmp_path / "records", said["record_id"]) == run.info.run_id
+    assert log == []
+
+
+def test_what_a_training_has_not_waited_to_hear_is_said_once_on_its_terminal(own):
+    said, log = trainer.finish(trainer.start(own, uri=DEAD, epochs=3, n_runs=2, leave=True))
+    (line,) = log
+    assert line.startswith("http://127.0.0.1:9/team: the tracking store cannot be reached (connection refused): ")
+    assert line.endswith("`python -m pipeline.sync` brings what is missing")
+    assert "secret" not in line
+    assert said["run_id"] is None
+
+
+def test_the_courier_answers_calls_as_this_process_would(settings, start, caplog):
+    with start() as run:
+        pass
+    assert tracking.call("shown_at", settings, [run.run_id]) == tracking.shown_at(settings, [run.run_id])
+    caplog.clear()
+    dead = replace(settings, tracking=replace(settings.tracking, uri="http://ann:secret@127.0.0.1:9/called"))
+    for task in ("mnist", "synthetic"):
+        assert tracking.call("promote", dead, task, DATA_MD5, "") is None
+    (line,) = [line for line in caplog.messages if "/called" in line]
+    assert line.endswith("champion of mnist stays as it is")
+    assert "secret" not in line
+
+
+def test_a_courier_that_dies_in_a_call_is_not_missed(settings, start):
+    with start() as run:
+        pass
+    courier = sender()._process
+    courier.send_signal(signal.SIGSTOP)
+    threading.Timer(0.2, courier.kill).start()
+    assert tracking.call("shown_at", settings, [run.run_id]) == tracking.shown_at(settings, [run.run_id])
 
 
 def test_a_server_that_never_answers_holds_the_training_up_for_seconds_at_its_end(own, tmp_path):

@@ -1,8 +1,8 @@
 """`python -m trainer`: a training in a process of its own, as `pipeline.train` is one, but small and slowed down.
 
 It takes JSON on its command line: the store's address, the epochs, the seconds that each takes longer, whether it
-dies half-way, how many runs it makes, and a file that it waits for before each ends. It prints, as JSON, what became
-of the last one.
+dies half-way, how many runs it makes, a file that it waits for before each ends, and whether it leaves the end to the
+courier. It prints, as JSON, what became of the last one.
 """
 
 import json
@@ -40,7 +40,13 @@ def finish(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], list[str]]
 
 
 def main(
-    uri: str, epochs: int = 200, pause: float = 0.0, dies: bool = False, n_runs: int = 1, until: str = ""
+    uri: str,
+    epochs: int = 200,
+    pause: float = 0.0,
+    dies: bool = False,
+    n_runs: int = 1,
+    until: str = "",
+    leave: bool = False,
 ) -> None:
     """Train, and print what became of the last run."""
     import yaml
@@ -75,6 +81,8 @@ def main(
             trained.save(result, Path(folder, "net"))
             run.log_trained(result, Path(folder, "net"), settings, example=data["X_test"][:2])
             run.log_report({"test_accuracy": 0.75}, {"curve": b"png"}, {"0": {"test_f1": 0.5}})
+            if leave:
+                run.leave()
     said = {
         "record_id": run.record_id,
         "run_id": run.run_id,

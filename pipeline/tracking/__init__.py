@@ -1,5 +1,6 @@
 """The record of runs: plain files first, MLflow as a view of them. Only this package imports mlflow."""
 
+from pipeline.tracking.calls import call
 from pipeline.tracking.pages import shown_at
 from pipeline.tracking.past import PastRun, read_past
 from pipeline.tracking.reports import add_report, find_run
@@ -20,6 +21,7 @@ __all__ = [
     "PastRun",
     "Run",
     "add_report",
+    "call",
     "drop_model_of",
     "find_run",
     "history",

@@ -10,6 +10,10 @@ themselves, and says on stdout what became of them:
     {"record": id, "whole": true}                        the store has all of it
     {"record": id, "away": reason}                       the store does not answer, or refuses
     {"uri": address, "waiting": n}                       so many earlier records wait for that store
+
+A training that does not wait for the end of a record ({"end": id, "alone": true}) hears no more of it: that a store
+cannot be reached is then said on the training's stderr, once it is gone. The courier also answers calls, see
+`calls`: {"call": name, ...} by {"result": ..., "log": lines}.
 """
 
 import contextlib
@@ -24,12 +28,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from pipeline.address import reason
+from pipeline.tracking.calls import answer_to, heard
 from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.ledger import lacking
 from pipeline.tracking.records import RUNNING, Record
+from pipeline.tracking.store import kept, say_away
 
 POLL_SECONDS = 0.5  # a live curve lags by this much
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that did not answer is asked again; it doubles
@@ -70,13 +76,21 @@ class Errand:
     run_id: str | None = None
     ended: bool = False  # nothing more will be written to it
     due: bool = False  # it is to be tried now, whenever its store was to be asked again
+    alone: bool = False  # the training does not wait to hear of it
+    away: str = ""  # why the store could not be reached
 
 
 @dataclass
 class Courier:
-    """What is on its way."""
+    """What is on its way.
+
+    Attributes:
+        say: tells the training.
+        terminal: the training's stderr.
+    """
 
     say: Say
+    terminal: TextIO
     errands: dict[str, Errand] = field(default_factory=dict)
     stores: dict[str, Store] = field(default_factory=dict)
 
@@ -89,6 +103,9 @@ class Courier:
         elif order.get("end") in self.errands:
             errand = self.errands[order["end"]]
             errand.ended = errand.due = True
+            errand.alone = order["alone"]
+        elif "call" in order:
+            self.say(answer_to(order))
 
     def go_round(self) -> None:
         """Bring each record a step further, if its store is to be asked."""
@@ -105,7 +122,8 @@ class Courier:
             has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}), is_new=is_new)
         except Exception as error:  # MLflow, the network and the databases have too many to name
             store.was_away()
-            self.say({"record": record.id, "away": reason(error)})
+            errand.away = reason(error)
+            self.say({"record": record.id, "away": errand.away})
             return
         store.answered()
         if has.run_id != errand.run_id:
@@ -139,6 +157,17 @@ class Courier:
             for errand in self.errands.values():
                 errand.due = True
             self.go_round()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Say on the terminal what the training has not waited to hear."""
+        with heard() as lines:
+            for errand in self.errands.values():
+                if errand.alone:
+                    say_away(errand.store.to.uri, errand.away, kept(errand.record.id))
+        with contextlib.suppress(OSError, ValueError):  # it is closed
+            self.terminal.writelines(f"{text}\n" for _, text in lines)
+            self.terminal.close()
 
 
 def _end(record: Record) -> None:
@@ -149,14 +178,13 @@ def _end(record: Record) -> None:
         time.sleep(0.05)
 
 
-def run(lines: "queue.Queue[bytes | None]", say: Say) -> None:
+def run(lines: "queue.Queue[bytes | None]", courier: Courier) -> None:
     """Work until stdin ends.
 
     Args:
         lines: of stdin; None at its end.
-        say: writes a line to stdout.
+        courier: that has nothing to do yet.
     """
-    courier = Courier(say)
     ended = False
     while not ended:
         waiting = [_next(lines, POLL_SECONDS if courier.errands else None)]
@@ -183,9 +211,14 @@ def _warm_up() -> None:
     import mlflow.pyfunc  # noqa: F401
 
 
-def _read(lines: "queue.Queue[bytes | None]") -> None:
+def _read(lines: "queue.Queue[bytes | None]", terminal: TextIO) -> None:
+    """Put the lines of stdin; at its end let the terminal go, unless a record's fate may have to be told there."""
+    alone = False
     for line in sys.stdin.buffer:
+        alone = alone or json.loads(line).get("alone", False)
         lines.put(line)
+    if not alone:
+        terminal.close()
     lines.put(None)
 
 
@@ -197,6 +230,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.dup2(2, 1)  # what a library prints is no answer
 
     def say(answer: dict[str, Any]) -> None:
@@ -204,9 +239,9 @@ def main() -> None:
             answers.write(json.dumps(answer) + "\n")
 
     lines: queue.Queue[bytes | None] = queue.Queue()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    threading.Thread(target=_read, args=(lines, terminal), daemon=True).start()
     _warm_up()
-    run(lines, say)
+    run(lines, Courier(say, terminal))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ class Run:
         self._in_use = in_use or record.use()
         self._points = PointsWriter(record)
         self._disk_is_full = False
+        self._is_last = False
         self._sender = sender()
         self._sender.open(record, tracking_uri(settings), is_new=is_new)
 
@@ -185,6 +186,10 @@ class Run:
         if per_class is not None:
             self.log_text(per_class_text(per_class), PER_CLASS_FILE)
 
+    def leave(self) -> None:
+        """Have the end not wait for MLflow: the process ends next, and the courier says where it brings not all."""
+        self._is_last = True
+
     def end(self, status: str = FINISHED, tags: Mapping[str, str] = NO_TAGS, *, wait: bool = True) -> None:
         """End the run.
 
@@ -199,8 +204,8 @@ class Run:
     def let_go(self, *, wait: bool) -> None:
         """Write no more, and have the rest brought."""
         self._points.close()
-        self._sender.end(self._record, self._in_use)
-        if wait:
+        self._sender.end(self._record, self._in_use, alone=self._is_last)
+        if wait and not self._is_last:
             self._sender.wait(self._record)
 
     def __enter__(self) -> Self:

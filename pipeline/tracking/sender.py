@@ -13,11 +13,10 @@ from typing import Any, BinaryIO
 
 from pipeline.address import redact
 from pipeline.tracking.records import Record
-from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, say_away, say_back
+from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, SYNC, kept, say_away, say_back
 
 STALLED_SECONDS = 30.0  # at the end of a run: so long without a step further, and the training waits no more
 OWN = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")  # variables that are not the courier's: each record names its store
-SYNC = "`python -m pipeline.sync` brings what is missing"
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +30,7 @@ class Fate:
         experiment_id: its experiment.
         settled: the store has all of it, or cannot be reached.
         away: why not; empty: it can.
+        alone: nobody here waits to hear of it; the courier says what goes wrong.
         in_use: marks the ended record until it is settled.
     """
 
@@ -38,16 +38,18 @@ class Fate:
     experiment_id: str | None = None
     settled: bool = False
     away: str = ""
+    alone: bool = False
     in_use: BinaryIO | None = None
 
 
 class Sender:
-    """A courier, and what it said; every method returns at once, but for `wait`."""
+    """A courier, and what it said; every method returns at once, but for `wait` and `ask`."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._fates: dict[str, Fate] = {}
         self._stores: dict[str, str] = {}
+        self._answer: dict[str, Any] | None = None
         self._news = threading.Condition()
         self._is_gone = False
         self._moved = time.monotonic()
@@ -58,7 +60,6 @@ class Sender:
             env=PATIENCE | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         threading.Thread(target=self._listen, daemon=True).start()
@@ -75,14 +76,20 @@ class Sender:
             self._stores[record.id] = redact(uri)
         self._send({"open": str(record.folder), "uri": uri, "new": is_new})
 
-    def end(self, record: Record, in_use: BinaryIO) -> None:
-        """Say that nothing more will be written to it; `in_use` marks it until the courier is done with it."""
+    def end(self, record: Record, in_use: BinaryIO, *, alone: bool = False) -> None:
+        """Say that nothing more will be written to a record.
+
+        Args:
+            record: that was opened.
+            in_use: marks it until the courier is done with it.
+            alone: this process ends without waiting for it.
+        """
         with self._news:
             fate = self._fates[record.id]
-            fate.settled, fate.in_use = self._is_gone, in_use
+            fate.settled, fate.in_use, fate.alone = self._is_gone, in_use, alone and not fate.away
         if self._is_gone:
             in_use.close()
-        self._send({"end": record.id})
+        self._send({"end": record.id, "alone": fate.alone})
 
     def fate(self, record: Record) -> Fate:
         """Return what is known of a record that was opened."""
@@ -98,6 +105,14 @@ class Sender:
         if not fate.settled:
             self._tell(record.id, "it has not got all of it within some seconds")
         return fate
+
+    def ask(self, order: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the courier's answer to a call, see `calls`; None: the courier is gone."""
+        self._answer = None
+        self._send(order)
+        with self._news:
+            self._news.wait_for(lambda: self._answer is not None or self._is_gone)
+        return self._answer
 
     def _send(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
@@ -130,6 +145,9 @@ class Sender:
         if "waiting" in said:
             log.info("%s: %d earlier records wait for it; %s", said["uri"], said["waiting"], SYNC)
             return
+        if "result" in said:
+            self._answer = said
+            return
         fate = self._fates[said["record"]]
         if "run_id" in said:
             fate.run_id, fate.experiment_id = said["run_id"], said["experiment_id"]
@@ -144,7 +162,8 @@ class Sender:
             fate.in_use.close()
 
     def _tell(self, record_id: str, why: str) -> None:
-        say_away(self._stores[record_id], why, f"the run is kept in records/{record_id}, and {SYNC}")
+        if not self._fates[record_id].alone:
+            say_away(self._stores[record_id], why, kept(record_id))
 
 
 _senders: list[Sender] = []

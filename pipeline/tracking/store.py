@@ -8,7 +8,7 @@ import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,9 @@ PATIENCE = {
 }
 BUSY = "database is locked"
 BUSY_TRIES = 8  # the waits between them double, from 50 ms: 6 s in all
+
+SYNC = "`python -m pipeline.sync` brings what is missing"
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -138,6 +141,21 @@ def say_away(uri: str, why: str, kept: str) -> None:
     if redact(uri) not in _told:
         _told.add(redact(uri))
         log.warning("%s: the tracking store cannot be reached (%s): %s", redact(uri), why, kept)
+
+
+def kept(record_id: str) -> str:
+    """Return what becomes of a run that a store has not got, for `say_away`."""
+    return f"the run is kept in records/{record_id}, and {SYNC}"
+
+
+def told_away() -> list[str]:
+    """Return the stores of which `say_away` has told."""
+    return sorted(_told)
+
+
+def note_away(uris: Iterable[str]) -> None:
+    """Take note that another process has told it of these stores: this one does not."""
+    _told.update(uris)
 
 
 def say_back(uri: str) -> None:
