@@ -128,7 +128,7 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Evaluate data/runs/ into data/reports/, and tell MLflow: the figures, and which net is now the best."""
     settings = load_params()
-    tracking.sender()  # starts now what takes seconds to start
+    tracking.sender(is_waited_for=True)  # starts now what takes seconds to start
     results = {net: trained.load(RUNS / net) for net in NETS}
     choices = {choice.dataset: choice for choice in map(prepared.chosen, NETS)}
     data = {dataset: prepared.read(choice) for dataset, choice in choices.items()}

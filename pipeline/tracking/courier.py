@@ -1,4 +1,4 @@
-"""`python -m pipeline.tracking.courier`: brings records to MLflow, so that the training itself never waits for it.
+"""`python -m pipeline.tracking.courier [--nice]`: brings records to MLflow, so that no training waits for it.
 
 A process beside the training, in a session of its own: it outlives Ctrl-C and the death of the training, whose runs
 it then ends. It is told by lines of JSON on stdin which record goes where ({"open": folder, "uri": address,
@@ -226,7 +226,8 @@ def main() -> None:
     """Talk over stdin and stdout; nothing else is printed."""
     if os.fork():  # so that whoever ends a training's children, as joblib does at Ctrl-C, finds no courier among them
         os._exit(0)
-    os.nice(NICENESS)
+    if "--nice" in sys.argv[1:]:
+        os.nice(NICENESS)
     warnings.simplefilter("ignore")
     logging.disable()
     answers = os.fdopen(os.dup(1), "w", buffering=1)

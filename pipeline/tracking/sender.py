@@ -45,7 +45,7 @@ class Fate:
 class Sender:
     """A courier, and what it said; every method returns at once, but for `wait` and `ask`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_waited_for: bool = False) -> None:
         self.pid = os.getpid()
         self._fates: dict[str, Fate] = {}
         self._stores: dict[str, str] = {}
@@ -55,7 +55,7 @@ class Sender:
         self._moved = time.monotonic()
         environment = {name: value for name, value in os.environ.items() if name not in OWN}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.tracking.courier"],
+            [sys.executable, "-m", "pipeline.tracking.courier", *([] if is_waited_for else ["--nice"])],
             cwd=SOURCE_ROOT,
             env=PATIENCE | environment,
             stdin=subprocess.PIPE,
@@ -169,8 +169,12 @@ class Sender:
 _senders: list[Sender] = []
 
 
-def sender() -> Sender:
-    """Return the one of this process; it starts the courier, in a few milliseconds, if there is none."""
+def sender(*, is_waited_for: bool = False) -> Sender:
+    """Return the one of this process; it starts the courier, in a few milliseconds, if there is none.
+
+    Args:
+        is_waited_for: whether nothing else has more need of the processor; else, trainings come first.
+    """
     if not _senders or _senders[-1].pid != os.getpid() or not _senders[-1].is_up:
-        _senders[:] = [Sender()]
+        _senders[:] = [Sender(is_waited_for=is_waited_for)]
     return _senders[-1]
