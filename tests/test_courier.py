@@ -131,9 +131,9 @@ def test_the_courier_answers_calls_as_this_process_would(settings, start, caplog
 def test_a_courier_that_dies_in_a_call_is_not_missed(settings, start):
     with start() as run:
         pass
-    courier = sender()._process
-    courier.send_signal(signal.SIGSTOP)
-    threading.Timer(0.2, courier.kill).start()
+    group = sender()._process.pid
+    os.killpg(group, signal.SIGSTOP)
+    threading.Timer(0.2, os.killpg, (group, signal.SIGKILL)).start()
     assert tracking.call("shown_at", settings, [run.run_id]) == tracking.shown_at(settings, [run.run_id])
 
 

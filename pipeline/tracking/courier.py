@@ -44,6 +44,7 @@ FREE_TRIES = 20  # each 50 ms
 NICENESS = 15  # where processors are few, the training comes first
 
 Say = Callable[[dict[str, Any]], None]
+Orders = queue.Queue[dict[str, Any] | None]
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Courier:
         if "open" in order:
             record = Record(Path(order["open"]))
             store = self.stores.setdefault(order["uri"], Store(Destination(order["uri"])))
-            self.errands[record.id] = Errand(record, store, record.use(), is_new=order["new"])
+            self.errands[record.id] = Errand(record, store, order["in_use"], is_new=order["new"])
         elif order.get("end") in self.errands:
             errand = self.errands[order["end"]]
             errand.ended = errand.due = True
@@ -178,32 +179,32 @@ def _end(record: Record) -> None:
         time.sleep(0.05)
 
 
-def run(lines: "queue.Queue[bytes | None]", courier: Courier) -> None:
+def run(orders: Orders, courier: Courier) -> None:
     """Work until stdin ends.
 
     Args:
-        lines: of stdin; None at its end.
+        orders: of stdin; None at its end.
         courier: that has nothing to do yet.
     """
     ended = False
     while not ended:
-        waiting = [_next(lines, POLL_SECONDS if courier.errands else None)]
-        while not lines.empty():
-            waiting.append(lines.get())
-        for line in waiting:
-            ended = ended or line is None
-            if line:
-                courier.take(json.loads(line))
+        waiting = [_next(orders, POLL_SECONDS if courier.errands else None)]
+        while not orders.empty():
+            waiting.append(orders.get())
+        for order in waiting:
+            ended = ended or order is None
+            if order:
+                courier.take(order)
         courier.go_round()
     courier.finish()
 
 
-def _next(lines: "queue.Queue[bytes | None]", seconds: float | None) -> bytes | None:
-    """Return the next line, None at the end, or an empty one if none has come in so many seconds."""
+def _next(orders: Orders, seconds: float | None) -> dict[str, Any] | None:
+    """Return the next order, None at the end, or an empty one if none has come in so many seconds."""
     try:
-        return lines.get(timeout=seconds)
+        return orders.get(timeout=seconds)
     except queue.Empty:
-        return b""
+        return {}
 
 
 def _warm_up() -> None:
@@ -211,15 +212,21 @@ def _warm_up() -> None:
     import mlflow.pyfunc  # noqa: F401
 
 
-def _read(lines: "queue.Queue[bytes | None]", terminal: TextIO) -> None:
-    """Put the lines of stdin; at its end let the terminal go, unless a record's fate may have to be told there."""
+def _read(orders: Orders, terminal: TextIO) -> None:
+    """Put the orders of stdin; at its end let the terminal go, unless a record's fate may have to be told there.
+
+    A record is marked at once, not after the imports: the training may be gone by then, and others would take it up.
+    """
     alone = False
     for line in sys.stdin.buffer:
-        alone = alone or json.loads(line).get("alone", False)
-        lines.put(line)
+        order = json.loads(line)
+        if "open" in order:
+            order["in_use"] = Record(Path(order["open"])).use()
+        alone = alone or order.get("alone", False)
+        orders.put(order)
     if not alone:
         terminal.close()
-    lines.put(None)
+    orders.put(None)
 
 
 def main() -> None:
@@ -239,10 +246,10 @@ def main() -> None:
         with contextlib.suppress(OSError):  # the training is gone
             answers.write(json.dumps(answer) + "\n")
 
-    lines: queue.Queue[bytes | None] = queue.Queue()
-    threading.Thread(target=_read, args=(lines, terminal), daemon=True).start()
+    orders: Orders = queue.Queue()
+    threading.Thread(target=_read, args=(orders, terminal), daemon=True).start()
     _warm_up()
-    run(lines, Courier(say, terminal))
+    run(orders, Courier(say, terminal))
 
 
 if __name__ == "__main__":
