@@ -1,6 +1,7 @@
 """The runs of another store as records on this disk, from which they can be brought to this project's store."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -18,6 +19,7 @@ from pipeline.tracking.store import check_uri, client_of, database_errors
 
 PAGE = 1000
 SOURCE_TAG = "imported_from"  # the run in the other store
+RECORD_ID = re.compile("[0-9a-f]{32}")  # no other text of a store becomes a folder's name
 
 
 def import_runs(uri: str, experiment: str, key: str, folder: Path) -> list[Record]:
@@ -41,7 +43,7 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> list[Recor
     try:
         client = client_of(uri)
         runs = _runs(client, uri, experiment)
-        ids = {run.info.run_id: run.data.tags.get(RECORD_TAG, run.info.run_id) for run in runs}
+        ids = {run.info.run_id: _record_id(run) for run in runs}
         runs.sort(key=lambda run: (PARENT_TAG in run.data.tags, run.info.start_time))
         return [_import(client, run, ids, key, folder) for run in runs if run.info.status != RUNNING]
     except (MlflowException, *database_errors()) as error:
@@ -62,11 +64,22 @@ def _runs(client: Any, uri: str, experiment: str) -> list[Any]:
             return runs
 
 
+def _record_id(run: Any) -> str:
+    """Return the id of a run's record: what its tag says, if that is one's, else the run's own id.
+
+    Raises:
+        DataError: neither is one; a store may hold anything.
+    """
+    for found in (run.data.tags.get(RECORD_TAG, ""), run.info.run_id):
+        if RECORD_ID.fullmatch(found):
+            return str(found)
+    raise DataError(f"--from: the id of a run must be 32 digits 0-9 a-f, but got {run.info.run_id!r}")
+
+
 def _import(client: Any, run: Any, ids: dict[str, str], key: str, folder: Path) -> Record:
     """Return the record of a run; it is made in one piece."""
     record = Record(folder / ids[run.info.run_id])
     if not (record.folder / "run.json").exists():
-        shutil.rmtree(record.folder, ignore_errors=True)
         with replacing(record.folder) as new:
             _write(client, run, ids, key, new)
     return record
