@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.address import reason
-from pipeline.command import command
+from pipeline.command import command, one_line
 from pipeline.config import Settings
+from pipeline.errors import DataError
 from pipeline.tracking import tracking_uri
 from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.ledger import lacking
@@ -43,16 +44,22 @@ class Counts:
 
 
 def waiting(key: str, *, every: bool) -> list[Record]:
-    """Return the records that a store lacks, parents first, then the oldest.
+    """Return the records that a store lacks: the damaged ones, then parents, then the others; the oldest first.
 
     Args:
         key: the store's address without secrets.
         every: also those that were meant for another store.
     """
-    found = [(record, record.opening) for record in lacking(key)]
-    wanted = [(record, opening) for record, opening in found if every or opening.store == key]
-    wanted.sort(key=lambda one: (one[1].parent is not None, one[1].start_time, one[0].begun))
-    return [record for record, _ in wanted]
+    found = [(record, _order(record)) for record in lacking(key) if every or record.meant_for in (key, None)]
+    return [record for record, _ in sorted(found, key=lambda one: one[1])]
+
+
+def _order(record: Record) -> tuple[bool, int, int]:
+    try:
+        opening = record.opening
+        return opening.parent is not None, opening.start_time, record.begun
+    except (DataError, OSError):
+        return False, 0, 0
 
 
 def run(records: list[Record], to: Destination) -> Counts:
@@ -67,16 +74,20 @@ def run(records: list[Record], to: Destination) -> Counts:
         if record.is_in_use:
             counts.in_use += 1
             continue
-        opening = record.opening
-        died = record.end_if_dead()
+        name = record.id[:SHORT_ID]
         try:
+            name += f"  {record.opening.name}"
+            died = record.end_if_dead()
             has = deliver(record, to)
+            log.info("%s: %s", name, _told(record.state, died, str(has.run_id)))
+        except DataError as error:
+            counts.failed += 1
+            log.warning("%s: %s", name, one_line(error))
         except Exception as error:  # of MLflow, the network or a database: the other records may still pass
             counts.failed += 1
-            log.warning("%s  %s: %s", record.id[:SHORT_ID], opening.name, reason(error))
-            continue
-        counts.brought += 1
-        log.info("%s  %s: %s", record.id[:SHORT_ID], opening.name, _told(record.state, died, str(has.run_id)))
+            log.warning("%s: %s", name, reason(error))
+        else:
+            counts.brought += 1
     return counts
 
 
@@ -114,11 +125,10 @@ def main() -> None:
 
 def _tell_of_others(key: str) -> None:
     """Say which other stores records wait for: an address may have been given to one command only."""
-    meant = [(record, record.opening.store) for record in lacking(key)]
-    stores = Counter(store for record, store in meant if record.waits_for(store))
+    meant = [(record, record.meant_for) for record in lacking(key)]
+    stores = Counter(store for record, store in meant if store not in (key, None) and record.waits_for(str(store)))
     for store, n in stores.items():
-        if store != key:
-            log.info("%d wait for %s: MLFLOW_TRACKING_URI=%s python -m pipeline.sync", n, store, store)
+        log.info("%d wait for %s: MLFLOW_TRACKING_URI=%s python -m pipeline.sync", n, store, store)
 
 
 def _imported(source: str, settings: Settings, to: Destination) -> list[Record]:

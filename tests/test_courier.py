@@ -298,6 +298,16 @@ def test_the_next_run_says_how_many_records_wait(settings, own, tmp_path):
     assert log == [f"{uri}: 2 earlier records wait for it; `python -m pipeline.sync` brings what is missing"]
 
 
+def test_a_damaged_record_of_an_earlier_run_holds_up_none(settings, client, own, tmp_path):
+    uri = settings.tracking.uri
+    for file in ("run.json", "state.json"):
+        damaged = Record.create(Opening("damaged", uri, "neural-nets"), {}, folder=tmp_path / "records")
+        (damaged.folder / file).write_text("")
+    said, log = trainer.finish(trainer.start(own, uri=uri, epochs=3))
+    assert_whole(client, tmp_path / "records", said["record_id"])
+    assert log == [f"{uri}: 1 earlier records wait for it; `python -m pipeline.sync` brings what is missing"]
+
+
 def test_two_first_starts_at_once_make_one_store(own, tmp_path):
     import mlflow
 

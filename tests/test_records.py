@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DataError
+from pipeline.tracking.ledger import lacking
 from pipeline.tracking.records import (
     FINISHED,
     KILLED,
@@ -177,6 +178,39 @@ def test_the_newest_run_of_the_weights_is_found_and_no_reproduction():
     assert record_of_weights("w", STORE).id == second.id
     assert record_of_weights("v", STORE) is None
     assert record_of_weights("w", "another") is None
+
+
+@pytest.mark.parametrize("file", ["run.json", "state.json"])
+@pytest.mark.parametrize("content", [b"", b'{"name": "ru', b"[1]", b"\xff\xfe", b'{"unknown": 1}'])
+def test_a_damaged_record_is_told_by_its_file_and_hides_no_other(file, content, caplog):
+    whole, damaged = make(tags={"weights_sha256": "w"}), make(tags={"weights_sha256": "w"})
+    (damaged.folder / file).write_bytes(content)
+    with pytest.raises(DataError, match=f"{damaged.folder / file}: is damaged"):
+        _ = (damaged.opening, damaged.state)
+    assert damaged.waits_for(STORE)
+    assert {record.id for record in lacking(STORE)} == {whole.id, damaged.id}
+    assert record_of_weights("w", STORE).id == whole.id
+    assert len(caplog.messages) == (file == "state.json")
+
+
+def test_a_damaged_note_of_what_was_delivered_is_none():
+    record = make()
+    for content in (b"", b"[1]", b'{"sqlite:////a.db": {"ended": 1}}', b'{"sqlite:////a.db": {"ended": [], "x": 1}}'):
+        (record.folder / "delivered.json").write_bytes(content)
+        assert record.delivered(STORE) == Delivered()
+        record.save_delivered(STORE, Delivered("id"))
+        assert record.delivered(STORE).run_id == "id"
+
+
+def test_what_a_power_cut_must_not_take_is_on_the_disk_before_it_takes_its_place(monkeypatch):
+    seen = []
+    fsync, rename = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append("on disk") or fsync(file))
+    monkeypatch.setattr(Path, "replace", lambda self, new: seen.append(Path(new).name) or rename(self, new))
+    record = make()
+    assert seen == ["on disk", "state.json", "on disk", "run.json"]
+    record.change({"a": "b"})
+    assert seen[4:] == ["on disk", "state.json"]
 
 
 def test_a_tag_holds_no_password():

@@ -154,6 +154,18 @@ def test_a_store_that_is_away_is_one_line_without_a_password(sync, tmp_path):
     assert said == "error: tracking.uri: http://127.0.0.1:9 cannot be opened: connection refused\n"
 
 
+@pytest.mark.parametrize("file", ["run.json", "state.json"])
+def test_a_damaged_record_is_one_line_and_holds_up_no_other(sync, store, client, tmp_path, file):
+    damaged = write_record(store, tmp_path, "damaged")
+    whole = write_record(store, tmp_path, "whole")
+    (damaged.folder / file).write_text("")
+    lines = sync(store, code=1).splitlines()
+    assert len(lines) == 3
+    assert any(f"{damaged.folder / file}: is damaged" in line for line in lines[:2])
+    assert lines[2].startswith(f"{store}: 1 brought, 1 could not be")
+    assert [run.data.tags["record"] for run in runs_of(client)] == [whole.id]
+
+
 def test_what_waits_for_another_store_is_told(sync, store, tmp_path):
     write_record("http://127.0.0.1:9", tmp_path)
     assert sync(store).splitlines()[1:] == [

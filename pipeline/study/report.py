@@ -100,9 +100,9 @@ def end_run(settings: Settings, outcome: Outcome) -> None:
     """End the run of a complete trial whose process died after the training, and before the run's end."""
     try:
         record = find_record(str(outcome.record_id))
-    except DataError:  # it was made on another machine, or removed
-        return
-    if record.state.status == FINISHED:
+        if record.state.status == FINISHED:
+            return
+    except DataError:  # it was made on another machine, removed, or damaged
         return
     late = {"error": "none: its process died when all was trained, before it could end the run"}
     Run(record, settings).end(FINISHED, late, wait=False)

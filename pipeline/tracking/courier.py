@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from pipeline.address import reason
+from pipeline.errors import DataError
 from pipeline.tracking.calls import answer_to, heard
 from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.ledger import lacking
@@ -121,6 +122,7 @@ class Courier:
         try:
             is_new, errand.is_new = errand.is_new, False  # an answer may be lost, and yet the run be there
             has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}), is_new=is_new)
+            experiment_id = store.to.experiment_id(record.opening.experiment)
         except Exception as error:  # MLflow, the network and the databases have too many to name
             store.was_away()
             errand.away = reason(error)
@@ -129,7 +131,6 @@ class Courier:
         store.answered()
         if has.run_id != errand.run_id:
             errand.run_id = has.run_id
-            experiment_id = store.to.experiment_id(record.opening.experiment)
             self.say({"record": record.id, "run_id": has.run_id, "experiment_id": experiment_id})
         self._count(store)
         if ended:
@@ -142,7 +143,7 @@ class Courier:
             return
         store.counted = True
         key = store.to.key
-        waiting = sum(record.opening.store == key and not record.is_in_use for record in lacking(key))
+        waiting = sum(record.meant_for == key and not record.is_in_use for record in lacking(key))
         if waiting:
             self.say({"uri": key, "waiting": waiting})
 
@@ -151,7 +152,8 @@ class Courier:
         for errand in self.errands.values():
             errand.in_use.close()  # it is used by nobody now, if not by another process
             errand.ended = True
-            _end(errand.record)
+            with contextlib.suppress(DataError, OSError):  # it is damaged, or the disk full; `pipeline.sync` tells
+                _end(errand.record)
         for seconds in LAST_TRIES:
             if self.errands:
                 time.sleep(seconds)

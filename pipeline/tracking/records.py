@@ -8,20 +8,22 @@
     delivered.json  by store: what it has got of all this
 
 Each write is whole or not at all, also if the process is killed in it: files are replaced, and a last line of
-metrics.jsonl that is cut is no line. This module imports neither mlflow nor numpy.
+metrics.jsonl that is cut is no line. run.json and state.json are on the disk before they take their places, so that a
+power cut leaves the old or the new one, too. This module imports neither mlflow nor numpy.
 """
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from pipeline.address import redact
 from pipeline.errors import DataError
@@ -31,6 +33,10 @@ from pipeline.tracking.store import records_folder
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # as MLflow names them
 DIED = "its process ({pid} on {host}) died before it ended the run: killed, out of memory, or the machine went down"
+DAMAGED = "{path}: is damaged ({error}): bring the file back, or remove the folder {folder}"
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 def now() -> int:
@@ -131,8 +137,8 @@ class Record:
         record.folder.mkdir(parents=True, exist_ok=True)
         with locked(record._own):
             if not (record.folder / "run.json").exists():
-                _write(record.folder / "state.json", asdict(State(tags=dict(tags))))
-                _write(record.folder / "run.json", asdict(opening))
+                _write_through(record.folder / "state.json", asdict(State(tags=dict(tags))))
+                _write_through(record.folder / "run.json", asdict(opening))
         return record
 
     @classmethod
@@ -148,13 +154,30 @@ class Record:
 
     @property
     def opening(self) -> Opening:
-        """Return what was known at the start."""
-        return Opening(**_read(self.folder / "run.json"))
+        """Return what was known at the start.
+
+        Raises:
+            DataError: the file is damaged.
+            FileNotFoundError: it is not there.
+        """
+        return _read(self.folder / "run.json", Opening)
+
+    @property
+    def meant_for(self) -> str | None:
+        """Return the address without secrets of the store that the record goes to; None where it cannot be read."""
+        with contextlib.suppress(DataError, OSError):
+            return self.opening.store
+        return None
 
     @property
     def state(self) -> State:
-        """Return what changes, as it now is."""
-        return State(**_read(self.folder / "state.json"))
+        """Return what changes, as it now is.
+
+        Raises:
+            DataError: the file is damaged.
+            FileNotFoundError: it is not there.
+        """
+        return _read(self.folder / "state.json", State)
 
     @property
     def begun(self) -> int:
@@ -166,14 +189,14 @@ class Record:
         with locked(self._own):
             state = self.state
             merged = state.tags | {name: redact(value) for name, value in (tags or {}).items()}
-            _write(self.folder / "state.json", asdict(replace(state, tags=merged, **fields)))
+            _write_through(self.folder / "state.json", asdict(replace(state, tags=merged, **fields)))
 
     def send_to(self, store: str) -> None:
         """Note the store that the record goes to from now on, by its address without secrets."""
         with locked(self._own):
             opening = self.opening
             if opening.store != store:
-                _write(self.folder / "run.json", asdict(replace(opening, store=store)))
+                _write_through(self.folder / "run.json", asdict(replace(opening, store=store)))
 
     def end_if_dead(self) -> bool:
         """End the record as KILLED if nobody writes it any more; return whether that was so."""
@@ -239,22 +262,28 @@ class Record:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def delivered(self, store: str) -> Delivered:
-        """Return what a store has got, by its address without secrets."""
-        found = self._all_delivered().get(store, {})
-        return Delivered(**found | ({"ended": tuple(found["ended"])} if found else {}))
+        """Return what a store has got, by its address without secrets: nothing, where the note is damaged."""
+        try:
+            found = self._all_delivered()[store]
+            return Delivered(**found | {"ended": tuple(found["ended"])})
+        except (KeyError, TypeError):
+            return Delivered()
 
     def save_delivered(self, store: str, delivered: Delivered) -> None:
         """Keep what a store has got."""
         _write(self.folder / "delivered.json", self._all_delivered() | {store: asdict(delivered)})
 
     def _all_delivered(self) -> dict[str, Any]:
-        path = self.folder / "delivered.json"
-        return _read(path) if path.exists() else {}
+        with contextlib.suppress(FileNotFoundError, DataError):  # done again, what was brought changes nothing
+            return _read(self.folder / "delivered.json", dict)
+        return {}
 
     def waits_for(self, store: str) -> bool:
-        """Return whether a store lacks something of the record, or its end."""
-        whole = self.delivered(store).whole
-        return whole is None or whole != self.fingerprint()
+        """Return whether a store lacks something of the record, or its end; also where the record is damaged."""
+        with contextlib.suppress(DataError, OSError):
+            whole = self.delivered(store).whole
+            return whole is None or whole != self.fingerprint()
+        return True
 
 
 class PointsWriter:
@@ -315,9 +344,13 @@ def find_record(record_id: str) -> Record:
 def record_of_weights(weights_sha256: str, store: str) -> Record | None:
     """Return the newest record for a store whose run has made these weights and is no reproduction; or None."""
     for record in reversed(all_records()):
-        tags = record.state.tags
+        try:
+            tags = record.state.tags
+        except (DataError, OSError) as error:
+            log.warning("%s", error)
+            continue
         fits = tags.get("weights_sha256") == weights_sha256 and "reproduces" not in tags
-        if fits and record.opening.store == store:
+        if fits and record.meant_for == store:
             return record
     return None
 
@@ -358,10 +391,25 @@ def _stamps(folder: str, above: str = "") -> Iterator[tuple[str, str]]:
             yield f"{above}{entry.name}", f"{found.st_size}-{found.st_mtime_ns}"
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_bytes())
+def _read(path: Path, kind: Callable[..., T]) -> T:
+    try:
+        return kind(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DataError(DAMAGED.format(path=path, error=error, folder=path.parent)) from error
 
 
 def _write(path: Path, content: Any) -> None:
     with replacing(path) as new:
-        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        new.write_text(_text(content), encoding="utf-8")
+
+
+def _write_through(path: Path, content: Any) -> None:
+    """Write what a power cut must not take; it costs a millisecond or some, according to the disk."""
+    with replacing(path) as new, new.open("w", encoding="utf-8") as file:
+        file.write(_text(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, indent=1) + "\n"
