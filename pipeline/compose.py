@@ -1,5 +1,6 @@
 """Stage compose: conf/ → params.yaml, so that a plain `dvc repro` follows an edit of a Hydra config."""
 
+import contextlib
 import difflib
 import hashlib
 import logging
@@ -14,7 +15,7 @@ import yaml
 
 from pipeline.address import redact
 from pipeline.command import command
-from pipeline.config import PARAMS_FILE, Settings, flatten, parse, read_yaml
+from pipeline.config import PARAMS_FILE, Settings, first_alias, flatten, parse, read_yaml
 from pipeline.errors import SettingsError
 from pipeline.files import replacing
 
@@ -32,13 +33,14 @@ def run(conf: Path = CONF, overrides: Sequence[str] = ()) -> str:
         overrides: in Hydra's grammar, such as `keras.units=64` or `experiment=quick`.
 
     Raises:
-        SettingsError: Hydra cannot compose it, in one line.
+        SettingsError: Hydra cannot compose it, or a file has an alias; in one line.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    refuse_aliases(conf)
     try:
         with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
             composed = compose("config", list(overrides))
@@ -49,6 +51,18 @@ def run(conf: Path = CONF, overrides: Sequence[str] = ()) -> str:
         reason = hydras_reason(error)
         broken = None if ".yaml" in reason else _broken_file(conf)
         raise SettingsError(f"{conf}/ does not compose: {broken or reason}") from error
+
+
+def refuse_aliases(conf: Path) -> None:
+    """Raise SettingsError where a file of `conf` has a YAML alias, before Hydra writes out what it stands for.
+
+    What else is wrong with a file Hydra says itself.
+    """
+    for path in sorted(conf.rglob("*.yaml")):
+        with contextlib.suppress(OSError, yaml.YAMLError, RecursionError):
+            alias = first_alias(path.read_text(encoding="utf-8", errors="replace"))
+            if alias:
+                raise SettingsError(f"{path}, {alias}")
 
 
 def _broken_file(conf: Path) -> str | None:

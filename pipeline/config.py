@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -20,6 +21,10 @@ OBJECTIVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 LARGEST_SEED = 2**32 - 1
 LARGEST_WHOLE = 10**12  # beyond it, NumPy has an error of its own for each place where no memory can be had
 MAX_SHOWN = 200  # letters of a value in a message
+SHORT = reprlib.Repr()  # unlike repr, it takes no time and memory for what is not shown
+SHORT.maxlevel = 4
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = 20
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 3 * MAX_SHOWN  # it cuts in the middle, which is not shown
 
 T = TypeVar("T")
 
@@ -202,17 +207,41 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        SettingsError: it is no YAML, or holds no mapping.
+        SettingsError: it is no YAML, holds no mapping, or has an alias.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        alias = first_alias(text)
+        content = None if alias else yaml.safe_load(text)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; `dvc repro compose` makes it from conf/") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number of 5,000 digits; 1,000 lists in lists
         raise SettingsError(f"{path}: YAML is needed, but {' '.join(str(error).split())}") from error
+    if alias:
+        raise SettingsError(f"{path}, {alias}")
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: a mapping of settings is needed, but it holds {shown(content)}")
     return content
+
+
+def first_alias(text: str) -> str | None:
+    r"""Return what is wrong with the first alias of a YAML text, and its line; None where there is none.
+
+    Ten lines of aliases can stand for more values than any memory holds.
+
+    Raises:
+        YAMLError: it is no YAML.
+
+    >>> first_alias("a: &a [1, 2]\nb: [*a, *a]")
+    'line 2: a value written out is needed, but got the alias *a'
+    """
+    if "*" not in text:
+        return None
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            name = shown(f"*{token.value}").strip("'")
+            return f"line {token.start_mark.line + 1}: a value written out is needed, but got the alias {name}"
+    return None
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
@@ -229,7 +258,7 @@ def shown(value: object) -> str:
     'a\nb'
     """
     try:
-        text = repr(value)
+        text = SHORT.repr(value)
     except ValueError:  # Python prints no number of more than 4,300 digits
         return "a number too long to print"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -250,6 +250,8 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from pipeline.compose import hydras_reason, refuse_aliases
+
     mistakes: list[Exception] = []
     begun = False
 
@@ -266,10 +268,9 @@ def main() -> None:
     _check_secrets(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its own errors on instead of printing them
     try:
+        refuse_aliases(CONF)
         hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        from pipeline.compose import hydras_reason
-
         sys.exit(f"error: {hydras_reason(error)}")
     except (SettingsError, DataError, SweepError) as error:  # a sweep's
         sys.exit(f"error: {one_line(error)}")

@@ -151,6 +151,20 @@ def test_yaml_builds_no_objects(tmp_path):
         config.load_params(path)
 
 
+def test_a_value_is_shown_in_a_moment_however_large_it_is():
+    value: list = ["x"] * 10
+    for _ in range(12):
+        value = [value] * 10
+    assert len(config.shown(value)) == config.MAX_SHOWN + 1
+    assert config.shown("x" * 10**7) == f"'{'x' * (config.MAX_SHOWN - 1)}…"
+
+
+def test_an_asterisk_is_no_alias(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("a: 2 * 3  # *b\nb: '*b'\nc: &c 1\n")
+    assert config.read_yaml(path) == {"a": "2 * 3", "b": "*b", "c": 1}
+
+
 def test_missing_params_say_how_to_make_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="dvc repro compose"):
         config.load_params(tmp_path / "params.yaml")

@@ -278,6 +278,9 @@ def test_each_generated_setting_is_refused_in_one_line_that_names_its_key(place,
 
 KERAS = "keras/default.yaml"
 UNITS = "units: 512"
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(  # ten lines that stand for 3.5 thousand million values
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
+)
 
 
 def conf_by_hand() -> dict[str, tuple[str, bytes]]:
@@ -305,6 +308,8 @@ def conf_by_hand() -> dict[str, tuple[str, bytes]]:
         "a list that goes on": units("units: [1"),
         "a quote that goes on": units('units: "1'),
         "an anchor that is none": units("units: *units"),
+        "an alias": units("units: &units 512\nepochs: *units"),
+        "aliases of aliases": more(LAUGHS),
         "a Python object": units("units: !!python/object/apply:os.system ['touch hacked']"),
         "a Python name": units("units: !!python/name:os.system"),
         "an unknown tag": units("units: !units 3"),
@@ -380,7 +385,11 @@ def test_each_conf_that_is_malformed_by_hand_is_refused_in_one_line(place, count
     count("malformed files of conf/ by hand, through stage compose", n, n, "no output")
 
 
-@pytest.mark.parametrize("content", [b"seed: [", b"\xff", b"- 1", b"", b"a: " + b"9" * 5000, b"a: " + b"[" * 2000])
+@pytest.mark.parametrize(
+    "content",
+    [b"seed: [", b"\xff", b"- 1", b"", b"a: " + b"9" * 5000, b"a: " + b"[" * 2000, LAUGHS.encode()],
+    ids=["open", "no text", "list", "empty", "digits", "lists", "aliases"],
+)
 def test_a_params_file_that_is_none_is_one_line(place, content):
     Path("params.yaml").write_bytes(content)
     assert "params.yaml" in told(fetch.main)
@@ -404,7 +413,8 @@ def test_in_the_terminal_a_malformed_csv_is_one_line_and_leaves_nothing(name, tm
 
 
 @pytest.mark.parametrize(
-    "name", ["a tab", "a key left out", "a Python object", "5,000 digits", "main: empty", "lists in lists"]
+    "name",
+    ["a tab", "a key left out", "a Python object", "5,000 digits", "main: empty", "lists in lists", "an alias"],
 )
 def test_in_the_terminal_a_malformed_setting_is_one_line_and_leaves_nothing(name, tmp_path, call):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
