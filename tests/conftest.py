@@ -105,10 +105,15 @@ def settings_of() -> Callable[..., Settings]:
 
 @pytest.fixture(scope="session")
 def migrated_store(tmp_path_factory, call) -> Path:
-    """Return an MLflow database without a run: its migrations take seconds, a copy of it none."""
+    """Return an MLflow database without a run: its migrations take seconds, a copy of it none.
+
+    It is in WAL mode, and so are its copies, as are the stores of this project.
+    """
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     script = f"import mlflow; mlflow.MlflowClient('sqlite:///{database}')"
     call(database.parent, sys.executable, "-c", script)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
     return database
 
 

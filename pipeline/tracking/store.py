@@ -36,6 +36,8 @@ PATIENCE = {
     "PGCONNECT_TIMEOUT": "10",  # seconds
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run that ends
 }
+MOUNTS = Path("/proc/mounts")
+NETWORK_DISKS = re.compile(r"nfs|cifs|smb|afs|ceph|lustre|gpfs|beegfs|fuse(\.|$)")  # fuseblk is a local disk
 BUSY = "database is locked"
 BUSY_TRIES = 8  # the waits between them double, from 50 ms: 6 s in all
 
@@ -234,7 +236,7 @@ def patiently(uri: str, write: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def _made(uri: str) -> Iterator[None]:
-    """Hold the lock of a SQLite store; a new one is put into WAL mode, so that readers and a writer do not wait."""
+    """Hold the lock of a SQLite store; it is put into WAL mode, so that readers and a writer do not wait."""
     if not uri.startswith(SQLITE):
         yield
         return
@@ -243,9 +245,39 @@ def _made(uri: str) -> Iterator[None]:
     with locked(Path(f"{database}.lock")):
         if not database.exists():
             log.info("%s: made for MLflow's runs", database)
-            with contextlib.closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
+        if is_on_local_disk(database.parent):
+            _put_into_wal(database)
         yield
+
+
+def _put_into_wal(database: Path) -> None:
+    """Put a database into WAL mode, in which it stays; one that is in use or read-only keeps its mode for now."""
+    with (
+        contextlib.closing(sqlite3.connect(database, timeout=1)) as connection,
+        contextlib.suppress(sqlite3.OperationalError),
+    ):
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+            connection.execute("PRAGMA journal_mode=WAL")
+
+
+def is_on_local_disk(folder: Path, mounts: Path = MOUNTS) -> bool:
+    """Return whether a folder stands on no network's file system, as far as the system tells.
+
+    SQLite's WAL mode is for processes that share memory: https://www.sqlite.org/wal.html.
+
+    Args:
+        folder: one that exists.
+        mounts: a file of the kernel's, a mount a line: device, folder, type, options.
+    """
+    if not mounts.exists():  # not Linux
+        return True
+    found = folder.resolve()
+    mounted = {}  # of two on one folder, the later hides the earlier
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, at, kind, *_ = line.split(" ")
+        mounted[Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), at))] = kind
+    kinds = [mounted[above] for above in (found, *found.parents) if above in mounted]
+    return not kinds or not NETWORK_DISKS.match(kinds[0])
 
 
 def _artifacts(uri: str) -> str | None:
