@@ -170,6 +170,8 @@ def test_each_pruner_is_made(name):
         (["keras.learning_rate=interval(0, 1)"], "keras.learning_rate: a finite number > 0 is needed, but got 0"),
         (["keras.units=64,0"], "keras.units: a whole number ≥ 1, or a list of them is needed, but got 0"),
         (["net=scratch", "keras.units=64,32"], "net=scratch on synthetic reads nothing of keras"),
+        (["net=scratch", "mnist=digits", RATE], "mnist=digits: an override that the run reads is needed"),
+        (["net=scratch", "keras.units=64", RATE], "keras.units=64: an override that the run reads is needed"),
         (["preprocess.validation_fraction=0.1,0"], "objective: loss or accuracy is needed"),
         (["keras=default,shallow"], "shallow"),
         (["objective=f1", RATE, "net=scratch"], "objective: one of loss"),
@@ -365,7 +367,10 @@ def test_a_study_goes_on_with_the_same_alone(here, composer):
 
     identity = settle(given)
     study.tell(study.ask(), 1.0)
-    assert settle([*given, "keras.units=3"]) == identity  # which this net does not read
+    search = sweeper.search_of(composer, GIVEN, given)
+    unread = replace(search.settings, keras=replace(search.settings.keras, units=(3,)))  # by an edit of conf/keras/
+    wanted = signature.of(search.options, search.params, unread)
+    assert signature.settle(study, wanted, search.folder) == identity
     assert settle(given, GIVEN | {"n_trials": 99, "n_jobs": 3, "pruner": PRUNER | {"name": "median"}}) == identity
     for changed, told in (
         ([*given, "scratch.epochs=7"], "scratch.epochs: 500 → 7"),

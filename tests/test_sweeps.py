@@ -271,6 +271,7 @@ def test_a_grid_goes_on_after_a_failed_job(place):
             ["objective=f1", SPACE[0]],
             "objective: one of loss, accuracy, val_loss, val_accuracy is needed, but got 'f1'",
         ),
+        (["mnist=digits", SPACE[0]], "mnist=digits: an override that the run reads is needed, but net=scratch on"),
         ([SPACE[0], "hydra/launcher=joblib"], "hydra/launcher: none is needed, as a study starts its own workers"),
         ([SPACE[0], "hydra.sweeper.storage=postgresql://127.0.0.1:1/x"], "cannot be opened"),
         ([SPACE[0], "hydra.sweeper.storage=postgresql://ann:secret@127.0.0.1:1/x"], "an address without user"),

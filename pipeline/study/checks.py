@@ -29,7 +29,7 @@ def check(composer: Composer, fixed: Sequence[str], tried: Sequence[Sequence[str
             raise SettingsError(f"{key}: one value is needed, as the trials of a sweep would not compare otherwise")
     first = [override for override, *_ in tried]
     settings = trial.settings_of(composer.config([*fixed, *first]))
-    _check_read(settings, keys)
+    _check_read(settings, fixed, keys)
     for i, overrides in enumerate(tried):
         for override in overrides[1:]:
             other = trial.settings_of(composer.config([*fixed, *first[:i], override, *first[i + 1 :]]))
@@ -54,9 +54,9 @@ def make_folder(folder: Path) -> None:
         raise SettingsError(f"{place}: a folder is needed, but it cannot be made: {error.strerror}") from error
 
 
-def _check_read(settings: Settings, keys: Sequence[str]) -> None:
-    """Raise SettingsError for a parameter that no trial reads, unless what is read itself varies."""
+def _check_read(settings: Settings, fixed: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise SettingsError for an override that no trial reads, fixed or varied, unless what is read itself varies."""
     from pipeline.train import check_overrides
 
     if not any(key in ("net", "experiment") or key.endswith(".dataset") for key in keys):
-        check_overrides(settings, [f"{key}=..." for key in keys])
+        check_overrides(settings, [*fixed, *(f"{key}=..." for key in keys)])
