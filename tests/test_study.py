@@ -107,7 +107,14 @@ def test_the_command_line_wins_over_conf(composer):
         ("keras.l2=tag(log, interval(0, 1))", "low > 0 must hold where an interval is tagged log, but got 0"),
         ("keras.l2=tag(lin, interval(0, 1))", "the tag is log, but got lin"),
         ("keras.units=interval(1.5, 3)", "whole numbers are needed, as keras.units is one"),
+        ("scratch.n_hidden=interval(1, inf)", "finite ends are needed in an interval, but got 1 and inf"),
+        ("keras.l2=interval(nan, 1)", "finite ends are needed in an interval, but got nan and 1"),
         ("keras.units=range(3, 3)", "this range is empty"),
+        ("keras.units=range(2, 4, 0)", "finite numbers and a step other than 0 are needed in a range"),
+        ("keras.l2=range(0.1, 4, 0)", "finite numbers and a step other than 0 are needed in a range"),
+        ("keras.l2=range(0, inf)", "finite numbers and a step other than 0 are needed in a range"),
+        ("keras.units=range(1, 10000000000)", "at most 100,000 numbers are needed in a range"),
+        ("keras.l2=range(-1e308, 1e308, 0.1)", "at most 100,000 numbers are needed in a range"),
         ("keras.units=choice(3, 3)", "one is given twice"),
         ("keras.units=3", "a parameter that varies is needed"),
     ],
@@ -122,6 +129,9 @@ def test_a_grid_has_every_combination_and_no_interval(composer):
     assert space.grid(params) == [("1", 10), ("1", 20), ("1", 30), ("2", 10), ("2", 20), ("2", 30)]
     _, params = read(composer, "keras.l2=interval(0, 1)")
     with pytest.raises(SettingsError, match="needs values that can be counted"):
+        space.grid(params)
+    _, params = read(composer, "keras.units=interval(1, 10000000000)")
+    with pytest.raises(SettingsError, match="a grid needs at most 100,000 trials, but got 10,000,000,000"):
         space.grid(params)
 
 
@@ -139,7 +149,12 @@ def test_a_grid_has_every_combination_and_no_interval(composer):
             "sampler.name: one of tpe, random, grid, cmaes is needed, but got 'gp'",
         ),
         ({"pruner": PRUNER | {"name": "best"}}, "pruner.name: one of none, median"),
-        ({"pruner": PRUNER | {"percentile": 0}}, r"pruner.percentile: a number in \(0, 100\)"),
+        *(
+            ({"pruner": PRUNER | {"percentile": value}}, r"pruner.percentile: a number in \(0, 100\)")
+            for value in (0, 100, "abc", None, True)
+        ),
+        ({"max_failure_rate": True}, r"max_failure_rate: a number in \[0, 1\]"),
+        ({"max_failure_rate": None}, r"max_failure_rate: a number in \[0, 1\]"),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_named(changed, message):

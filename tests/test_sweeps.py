@@ -332,6 +332,20 @@ def test_ctrl_c_ends_a_sweep_with_one_line_and_a_leaderboard(place, arguments):
     assert note.startswith("| trial | val_loss | scratch.learning_rate |")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["range(2, 4, 0)", "range(1, 9)"], "finite numbers and a step other than 0 are needed in a range"),
+        (["range(1, 1000)", "range(1, 1000)"], "a grid needs at most 100,000 trials, but got 998,001"),
+    ],
+)
+def test_a_grid_that_cannot_be_counted_off_is_one_line(place, values, message):
+    varied = (f"scratch.n_hidden={values[0]}", f"scratch.batch_size={values[1]}")
+    (line,) = place.run(*SMALL, *varied, code=1).stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
 def test_a_file_in_the_place_of_multirun_is_one_line_and_begins_no_study(place):
     (place.folder / "multirun").touch()
     for sweep in ("hydra/sweeper=study", "hydra/launcher=basic"):

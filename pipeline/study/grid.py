@@ -149,12 +149,16 @@ def _checked(config: "DictConfig") -> tuple[Settings, dict[str, str], int]:
             raise SettingsError(
                 f"{override.input_line}: an interval needs hydra/sweeper=study; a grid takes choice(…) or range(…)"
             )
+        if override.is_range_sweep():
+            space.check_range(override)
         key = override.get_key_element()
         tried.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         if not tried[-1]:
             raise SettingsError(f"{override.input_line}: at least one value is needed")
+    n_trials = math.prod(map(len, tried))
+    space.check_size("hydra.sweeper", n_trials)
     texts = {override.get_key_element().lstrip("+~"): space.text_of(override) for override in varying}
-    return checks.check(composer, fixed, tried), texts, math.prod(map(len, tried))
+    return checks.check(composer, fixed, tried), texts, n_trials
 
 
 def job(composed: "DictConfig", hydra: "HydraConf") -> float:

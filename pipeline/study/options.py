@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
-from pipeline.config import FRACTION, LARGEST_SEED, NETS, Rule, Settings, one_of, optional, whole
+from pipeline.config import LARGEST_SEED, NETS, NOT_NEGATIVE, POSITIVE, Rule, Settings, one_of, optional, whole
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ PLACE = "see conf/hydra/sweeper/study.yaml"
 Direction = Literal["minimize", "maximize"]
 NAME = re.compile(r"[\w.-]+")
 
-RATE = Rule("a number in [0, 1]", lambda value: value == 1 or FRACTION.holds(value))
-PERCENT = Rule("a number in (0, 100)", lambda value: value != 0 and FRACTION.holds(value / 100))
+RATE = Rule("a number in [0, 1]", lambda value: NOT_NEGATIVE.holds(value) and value <= 1)
+PERCENT = Rule("a number in (0, 100)", lambda value: POSITIVE.holds(value) and value < 100)
 STUDY_NAME = Rule(
     "letters, digits, `-`, `_` and `.`",
     lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)) and value.strip(".") != "",

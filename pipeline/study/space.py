@@ -1,11 +1,12 @@
 """What a sweep varies: read from Hydra's override grammar, checked, and turned into Optuna's distributions."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from pipeline.config import Settings
+from pipeline.config import NOT_NEGATIVE, Settings
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -60,16 +61,16 @@ class Param:
         """Return the values that are tried out before anything is trained: every choice, or both ends."""
         return self.choices or (self.low, self.high)
 
-    def values(self) -> list[Value]:
-        """Return all values.
+    def values(self) -> Sequence[Value]:
+        """Return all values; of whole numbers as a range, which takes no memory however many they are.
 
         Raises:
             SettingsError: it is an interval of fractions, which has no end of them.
         """
         if self.choices:
-            return list(self.choices)
+            return self.choices
         if isinstance(self.low, int):
-            return list(range(self.low, int(self.high) + 1, int(self.step or 1)))
+            return range(self.low, int(self.high) + 1, int(self.step or 1))
         if self.step is None:
             raise SettingsError(
                 f"{self.key}={self.text}: sampler grid needs values that can be counted: choice(…) or range(…)"
@@ -108,14 +109,26 @@ def split(overrides: "Iterable[Override]") -> "tuple[list[str], list[Override]]"
 
 def grid(params: Sequence[Param]) -> list[tuple[Value, ...]]:
     """Return every combination of the values, the last parameter's changing fastest."""
-    sizes = 1
-    for param in params:
-        sizes *= len(param.values())
-    if sizes > LARGEST_GRID:
-        raise SettingsError(
-            f"hydra.sweeper.sampler.name: grid needs at most {LARGEST_GRID:,} trials, but got {sizes:,}"
-        )
-    return list(product(*(param.values() for param in params)))
+    values = [param.values() for param in params]
+    check_size("hydra.sweeper.sampler.name", math.prod(map(len, values)))
+    return list(product(*values))
+
+
+def check_size(what: str, n_trials: int) -> None:
+    """Raise SettingsError, which begins with `what`, where a grid has too many trials."""
+    if n_trials > LARGEST_GRID:
+        raise SettingsError(f"{what}: a grid needs at most {LARGEST_GRID:,} trials, but got {n_trials:,}")
+
+
+def check_range(override: "Override") -> None:
+    """Raise SettingsError where a range cannot be counted off: its numbers are not finite, or without end."""
+    sweep: Any = override.value()
+    told = f"{override.get_key_element()}={text_of(override)}"
+    numbers = (sweep.start, sweep.stop, sweep.step)
+    if not all(NOT_NEGATIVE.holds(abs(number)) for number in numbers) or not sweep.step:
+        raise SettingsError(f"{told}: finite numbers and a step other than 0 are needed in a range")
+    if not (sweep.stop - sweep.start) // sweep.step <= LARGEST_GRID:  # nan, too
+        raise SettingsError(f"{told}: at most {LARGEST_GRID:,} numbers are needed in a range; interval(…) has more")
 
 
 def text_of(override: "Override") -> str:
@@ -143,6 +156,8 @@ def _interval(override: "Override") -> Param:
     sweep: Any = override.value()
     key, text = override.get_key_element(), text_of(override)
     low, high, log = sweep.start, sweep.end, _is_log(override)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise SettingsError(f"{key}={text}: finite ends are needed in an interval, but got {low:g} and {high:g}")
     if not low < high:
         raise SettingsError(f"{key}={text}: low < high must hold in an interval, but got {low:g} and {high:g}")
     if log and low <= 0:
@@ -157,6 +172,7 @@ def _interval(override: "Override") -> Param:
 def _range(override: "Override") -> Param:
     sweep: Any = override.value()
     key, text = override.get_key_element(), text_of(override)
+    check_range(override)
     values = sorted(sweep.range())
     if not values:
         raise SettingsError(
