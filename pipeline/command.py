@@ -5,7 +5,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from pipeline.address import redact
 from pipeline.errors import DataError, SettingsError, SweepError, TrainingError
 
 USERS_ERRORS = (DataError, SettingsError, SweepError, TrainingError, OSError, MemoryError)
@@ -15,6 +17,18 @@ log = logging.getLogger(__name__)
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Return `main`, which reads no arguments, as a command that refuses them; else as `parsing_command`."""
+
+    @functools.wraps(main)
+    def run() -> None:
+        if main.__module__ == "__main__":  # else they are those of another program, as in the tests
+            _check_none(sys.argv[1:])
+        main()
+
+    return parsing_command(run)
+
+
+def parsing_command(main: Callable[[], None]) -> Callable[[], None]:
     """Return `main` as a command: it logs to stderr, and ends a user's mistake with one line and exit code 1."""
 
     @functools.wraps(main)
@@ -29,6 +43,14 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(INTERRUPTED)
 
     return run
+
+
+def _check_none(arguments: list[str]) -> None:
+    if arguments:
+        raise SettingsError(
+            f"{Path(sys.argv[0]).stem}: no arguments are needed, but got {' '.join(map(redact, arguments))!r}; "
+            "settings stand in conf/, and for one run `python -m pipeline.train` and `dvc exp run -S` take others"
+        )
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from pipeline.command import command
+from pipeline.command import parsing_command
 from pipeline.progress import number
 from pipeline.tracking.pages import shown_at
 from pipeline.tracking.table import own_settings, runs
@@ -124,7 +124,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"
 
 
-@command
+@parsing_command
 def main() -> None:
     """Print the table of the given runs and where MLflow shows them, or that of the newest runs."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description=__doc__)

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline import cache, lineage, tracking, trained
 from pipeline.address import redact
-from pipeline.command import USERS_ERRORS, command, one_line
+from pipeline.command import USERS_ERRORS, one_line, parsing_command
 from pipeline.config import Settings, load_params, read_yaml
 from pipeline.lineage import Code, Inputs
 from pipeline.retrain import DATA, ERROR_FILE
@@ -213,7 +213,7 @@ def reproduce(run_id: str, *, here: bool, force: bool) -> int:
     return DIFFERENT if lines else IDENTICAL
 
 
-@command
+@parsing_command
 def main() -> None:
     """Parse the command line, and exit with the code of the answer."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.reproduce", description=__doc__)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline import cache, dataset, trained
-from pipeline.command import USERS_ERRORS, command, one_line
+from pipeline.command import USERS_ERRORS, one_line, parsing_command
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError
 from pipeline.files import Arrays, load_arrays
@@ -49,7 +49,7 @@ def _data(folder: Path, settings: Settings) -> Arrays:
     return data
 
 
-@command
+@parsing_command
 def main() -> None:
     """Train as the folder says, and write net/ into it."""
     folder = Path(sys.argv[1])

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.address import redact
-from pipeline.command import command
+from pipeline.command import parsing_command
 from pipeline.errors import SettingsError
 from pipeline.tracking import store_root
 from pipeline.tracking.store import check_uri
@@ -71,7 +71,7 @@ def _tell(port: int, store: str, folder: Path) -> None:
     log.info("for a team:  PostgreSQL, HTTPS, a user for each: docs/team.md says what to change")
 
 
-@command
+@parsing_command
 def main() -> None:
     """Serve on 127.0.0.1 until Ctrl-C; the port is the first argument, else 5050."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.server", description=__doc__)

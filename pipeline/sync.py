@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.address import reason
-from pipeline.command import command, one_line
+from pipeline.command import one_line, parsing_command
 from pipeline.config import Settings
 from pipeline.errors import DataError
 from pipeline.tracking import tracking_uri
@@ -95,7 +95,7 @@ def _told(state: State, died: bool, run_id: str) -> str:
     return f"{'its process died: ' if died else ''}{state.status}, run {run_id}"
 
 
-@command
+@parsing_command
 def main() -> None:
     """Parse the command line, and exit with 1 if something could not be brought."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.sync", description=__doc__)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from pipeline.command import command
+from pipeline.command import parsing_command
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
 from pipeline.tracking import open_store, tracking_uri
@@ -150,7 +150,7 @@ def newest(settings: Settings) -> list[str]:
     return [str(run_id) for run_id in own.drop_duplicates("net").index]
 
 
-@command
+@parsing_command
 def main() -> None:
     """Serve the project's store on 127.0.0.1 until Ctrl-C; the port is the first argument, else 5000."""
     parser = argparse.ArgumentParser(

@@ -64,6 +64,16 @@ def test_an_error_of_the_system_without_a_path_is_its_text():
     assert ended.value.code == "error: npm is not installed"
 
 
+@pytest.mark.parametrize("stage", ["compose", "train_keras"])
+def test_a_stage_refuses_arguments_rather_than_ignoring_them(call, stage, tmp_path):
+    given = ("keras.units=64", "--x", "http://ann:secret@host")
+    env = {"PYTHONPATH": str(ROOT)}
+    (line,) = call(tmp_path, sys.executable, "-m", f"pipeline.{stage}", *given, code=1, env=env).stderr.splitlines()
+    assert line.startswith(f"error: {stage}: no arguments are needed, but got 'keras.units=64 --x http://")
+    assert "`python -m pipeline.train`" in line
+    assert "secret" not in line
+
+
 def test_any_other_error_is_not_hidden():
     @command
     def main():

@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipeline.address import redact
-from pipeline.command import command
+from pipeline.command import parsing_command
 from pipeline.errors import DataError
 from pipeline.study import slots, storage
 from pipeline.study.signature import ID, MOVED, SIGNATURE
@@ -79,7 +79,7 @@ def _copy(old: "optuna.Study", new: "optuna.Study") -> None:
     new.set_user_attr(SIGNATURE, old.user_attrs[SIGNATURE])
 
 
-@command
+@parsing_command
 def main() -> None:
     """Parse the command line, carry the study, and say what goes on with it."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.study.move", description=__doc__)
