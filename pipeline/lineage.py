@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -108,31 +109,54 @@ def settings_sha256(settings: Settings) -> str:
 
 @functools.cache  # 5 ms, which a sweep of short trainings would pay for each
 def machine() -> dict[str, str]:
-    """Return what may change the last bits: processor, threads, Python and libraries."""
+    """Return what may change the last bits: the processor, how many of it there are, Python and libraries."""
     return {
         "cpu": _cpu(),
-        "threads": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
     }
 
 
-def tags(settings: Settings, inputs: Inputs, code: Code, given: list[str]) -> dict[str, str]:
-    """Return a run's lineage as tags of text.
+def threads_of(net: str) -> str:
+    """Return with how many threads a training of `net` computes.
+
+    The from-scratch net takes one; TensorFlow takes TF_NUM_INTRAOP_THREADS, or as many as there are processors.
+    """
+    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    if net == "scratch":
+        return "1"
+    return asked if asked.isdecimal() and int(asked) else machine()["cpus"]
+
+
+def tags(settings: Settings, net: str, inputs: Inputs, code: Code, given: Sequence[str]) -> dict[str, str]:
+    """Return the lineage of a training as tags of text.
 
     Args:
         settings: all settings.
+        net: that is trained.
         inputs: what the training reads.
         code: the code that trains.
+        given: the overrides.
+    """
+    read = {"data.name": inputs.dataset, "data.md5": inputs.data_md5}
+    if inputs.initial_md5:
+        read["initial.md5"] = inputs.initial_md5
+    return read | {"threads": threads_of(net)} | origin(settings, code, given)
+
+
+def origin(settings: Settings, code: Code, given: Sequence[str]) -> dict[str, str]:
+    """Return what of a run's lineage can be told before any data are read: code, settings, machine.
+
+    Args:
+        settings: all settings.
+        code: the code that runs.
         given: the overrides.
     """
     lock = ROOT / "dvc.lock"
     found = {
         "git.commit": code.commit,
         "git.dirty": "true" if code.diff else "false",
-        "data.name": inputs.dataset,
-        "data.md5": inputs.data_md5,
-        "initial.md5": inputs.initial_md5 or "",
         "dvc.lock_md5": file_md5(lock) if lock.is_file() else "",
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "stage": os.environ.get("DVC_STAGE", "pipeline.train"),

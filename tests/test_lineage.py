@@ -104,12 +104,22 @@ def test_tags_name_bytes_code_settings_and_machine():
     data = {"X_train": np.zeros((8, 2)), "X_val": np.zeros((0, 2)), "X_test": np.zeros((3, 2))}
     inputs = lineage.inputs_of("synthetic", data, "0" * 32)
     assert inputs.n_rows == {"training": 8, "testing": 3}
-    tags = lineage.tags(settings, inputs, lineage.Code("abc", "diff"), ["seed=1", "tracking.uri=http://a:b@c"])
+    tags = lineage.tags(
+        settings, "keras", inputs, lineage.Code("abc", "diff"), ["seed=1", "tracking.uri=http://a:b@c"]
+    )
     assert tags["git.commit"] == "abc"
     assert tags["git.dirty"] == "true"
     assert tags["data.md5"] == "0" * 32
     assert tags["overrides"] == "seed=1"
     assert "initial.md5" not in tags
-    assert {"cpu", "threads", "python", "numpy", "tensorflow", "settings_sha256"} <= tags.keys()
+    assert {"cpu", "cpus", "threads", "python", "numpy", "tensorflow", "settings_sha256"} <= tags.keys()
     if (lineage.ROOT / "dvc.lock").exists():
         assert tags["dvc.lock_md5"] == file_md5(lineage.ROOT / "dvc.lock")
+
+
+def test_the_threads_are_those_that_a_training_takes(monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    assert lineage.threads_of("keras") == lineage.machine()["cpus"]
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    assert lineage.threads_of("keras") == "3"
+    assert lineage.threads_of("scratch") == "1"

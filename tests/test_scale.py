@@ -179,7 +179,7 @@ def test_the_best_so_far_is_compared_with_one_trial_at_a_time(monkeypatch, tmp_p
             told.append((epoch + 1, points))
 
     rows = trials(50)
-    sweep = report.Sweep(None, "f" * 32, "sweep", {}, Goal("val_loss", "minimize", 50), 0)
+    sweep = report.Sweep(None, "f" * 32, "sweep", {}, [], Goal("val_loss", "minimize", 50), 0)
     report._add_history(sweep, Parent(), rows)
     assert max(compared) == 2
     least = [min(row.outcome.value for row in rows[: i + 1] if row.outcome.value is not None) for i in range(50)]

@@ -75,7 +75,8 @@ class Grid(Callback):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         os.environ |= {PARENT: uuid.uuid4().hex, TOTAL: str(n_trials), KEYS: " ".join(space)}
         goal = _goal(settings, n_trials)
-        sweep = report.Sweep(settings, os.environ[PARENT], _name(folder), space, goal, self._keep_models)
+        given = list(config.hydra.overrides.task)
+        sweep = report.Sweep(settings, os.environ[PARENT], _name(folder), space, given, goal, self._keep_models)
         _open[os.environ[PARENT]] = sweep, report.begin(sweep), folder
 
     def on_multirun_end(self, config: "DictConfig", **_: Any) -> None:

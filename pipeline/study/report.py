@@ -39,10 +39,11 @@ class Sweep:
     """A sweep as MLflow shows it.
 
     Attributes:
-        settings: those of tracking are read.
+        settings: with the first value of all that varies.
         record_id: of the parent's record, the same in all processes and after a restart.
         name: the parent run's.
         space: what varies, as given.
+        overrides: all, as given.
         goal: what is sought.
         keep_models: how many trials get their whole model.
     """
@@ -51,6 +52,7 @@ class Sweep:
     record_id: str
     name: str
     space: Mapping[str, str]
+    overrides: Sequence[str]
     goal: Goal
     keep_models: int
 
@@ -60,7 +62,9 @@ def begin(sweep: Sweep) -> tracking.Run:
     goal = sweep.goal
     params = {"objective": goal.objective, "direction": goal.direction, **sweep.space}
     tags = {"sweep": sweep.name, "sweep.n_trials": str(goal.n_trials)}
-    return tracking.open_parent(sweep.settings, sweep.record_id, f"sweep {sweep.name}", params, tags)
+    parent = tracking.open_parent(sweep.settings, sweep.record_id, f"sweep {sweep.name}", params, tags)
+    tracking.log_origin(parent, sweep.settings, sweep.overrides)
+    return parent
 
 
 def tell(

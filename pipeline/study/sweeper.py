@@ -130,7 +130,8 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
         log.warning("study %s: the code has changed since it was begun; its trials may not compare", search.name)
     space = {param.key: param.text for param in search.params}
     identity = study.user_attrs[signature.ID]
-    sweep = report.Sweep(search.settings, identity, search.name, space, goal, search.options.keep_models)
+    given = [*search.fixed, *(f"{key}={text}" for key, text in space.items())]
+    sweep = report.Sweep(search.settings, identity, search.name, space, given, goal, search.options.keep_models)
     n_jobs = 0 if is_done else min(search.options.n_jobs, goal.n_trials - n_done)
     with _workers(n_jobs) as workers:
         _settle_data(search, study)  # while the workers load theirs

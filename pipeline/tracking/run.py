@@ -283,7 +283,7 @@ def start_run(
     )
     record, in_use = Record.begin(opening, _source() | dict(tags))
     run = Run(record, settings, in_use, is_new=True)
-    origin = _Beside(lambda: _log_lineage(run, lineage.tags, settings, inputs, code, list(overrides)))
+    origin = _Beside(lambda: _log_lineage(run, code, lambda own: lineage.tags(settings, net, inputs, own, overrides)))
     try:
         yield run
     except BaseException as error:
@@ -311,14 +311,12 @@ class _Beside(threading.Thread):
                 log.warning("the run's lineage is not known: %s", redact(str(error)))
 
 
-def _log_lineage(
-    run: Run, tags_of: Any, settings: Settings, inputs: Inputs, code: Code | None, overrides: list[str]
-) -> None:
+def _log_lineage(run: Run, code: Code | None, tags_of: Callable[[Code], dict[str, str]]) -> None:
     """Add where the run comes from; git is asked, which takes tens of milliseconds."""
     code = code or own_code()
     if code.diff:
         run.log_text(code.diff, lineage.DIFF_FILE)
-    run.set_tags(tags_of(settings, inputs, code, overrides) | {"mlflow.source.git.commit": code.commit})
+    run.set_tags(tags_of(code) | {"mlflow.source.git.commit": code.commit})
 
 
 def _source() -> dict[str, str]:
@@ -374,6 +372,12 @@ def open_parent(
     run = Run(record, settings, in_use)
     record.change(tags, status=RUNNING, end_time=None)
     return run
+
+
+def log_origin(run: Run, settings: Settings, overrides: Sequence[str]) -> None:
+    """Add to a run that others are part of by which code, settings and machine it was begun, unless it has that."""
+    if "git.commit" not in run._record.state.tags:
+        _Beside(lambda: _log_lineage(run, None, lambda code: lineage.origin(settings, code, overrides))).join()
 
 
 def log_model_of(settings: Settings, record_id: str) -> None:
