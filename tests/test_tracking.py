@@ -18,6 +18,7 @@ from pipeline.config import to_dict
 from pipeline.errors import SettingsError
 from pipeline.lineage import inputs_of
 from pipeline.tracking.run import run_name
+from pipeline.tracking.store import check_uri
 from pipeline.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,3 +287,11 @@ def test_a_report_joins_a_run_of_which_this_disk_has_no_record(start, client, se
     assert tracking.add_report(settings, net(5.0).weights_sha256, figures, {"a": b"png"}) == run.run_id
     assert client.get_run(run.run_id).data.metrics == figures
     assert tracking.add_report(settings, net(6.0).weights_sha256, figures, {}) is None
+
+
+def test_a_look_at_a_store_leaves_the_locks_of_its_connections(settings, client):
+    """Otherwise the next process to close it would remove the write-ahead log under this one's connections."""
+    check_uri(settings.tracking.uri)
+    script = f"import mlflow; mlflow.MlflowClient({settings.tracking.uri!r}).create_experiment('made elsewhere')"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert client.get_experiment_by_name("made elsewhere")

@@ -26,7 +26,6 @@ DESCRIPTION = (
 )
 
 SQLITE = "sqlite:///"
-SQLITE_HEADER = b"SQLite format 3\0"
 SCHEMES = re.compile(r"(sqlite|https?|(postgresql|mysql|mssql)(\+\w+)?|databricks(-uc)?)(:|$)", re.IGNORECASE)
 DATABASES = re.compile(r"(postgresql|mysql|mssql)(\+\w+)?:", re.IGNORECASE)
 # MLflow's own values let a dead server block its client for minutes; what fails here is tried again later
@@ -98,10 +97,22 @@ def check_uri(uri: str) -> None:
         return
     if path.is_dir():
         raise SettingsError(f"tracking.uri: {uri} cannot be opened: it is a folder")
-    with path.open("rb") as file:
-        begin = file.read(len(SQLITE_HEADER))
-    if begin not in (b"", SQLITE_HEADER):
+    if not _is_database(path):
         raise SettingsError(f"tracking.uri: {uri} cannot be opened: the file is not a database")
+
+
+def _is_database(file: Path) -> bool:
+    """Return whether a file is a SQLite database, or empty; in doubt yes.
+
+    SQLite is asked, as a process that opens and closes such a file by itself frees the locks of all its connections
+    to it: https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        return error.sqlite_errorname != "SQLITE_NOTADB"
+    return True
 
 
 def be_quick_to_give_up(uri: str) -> None:
