@@ -192,7 +192,7 @@ from pathlib import Path
 def measure():  # unlike ru_maxrss, it does not begin with what the parent has
     Path("peak").write_text(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
-runpy.run_module(sys.argv[1], run_name="__main__")
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
 """
 
 
