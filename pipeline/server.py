@@ -21,6 +21,7 @@ FOLDER = Path("server")  # in the project: what the server keeps
 PRIVATE = 0o600
 AUTH = """[mlflow]
 default_permission = EDIT
+auth_cache_ttl_seconds = 60
 database_uri = {users}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 """

@@ -195,7 +195,7 @@ class TrackingServer(Service):
         }
         super().__init__(folder, environment | postgres.secret | own)
         (folder / "auth.ini").write_text(
-            "[mlflow]\ndefault_permission = EDIT\n"
+            "[mlflow]\ndefault_permission = EDIT\nauth_cache_ttl_seconds = 60\n"
             f"database_uri = {postgres.database(name + '_users')}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )

@@ -1,12 +1,13 @@
 """From one machine to a team: the runs of the embedded store, and a sweep that goes on where it was."""
 
 import pytest
-import trainer
+import yaml
 from services import HOST, free_port
-from team import SPACE, Team, counted, family
+from team import SMALL, SPACE, Team, counted, family
 from whole import lost_points, runs_of
 
 from pipeline.address import NO_DATABASE_USER
+from pipeline.config import to_dict
 from pipeline.tracking.records import Record
 
 NAME = ("hydra.sweeper.study_name=moved", *SPACE)
@@ -51,10 +52,7 @@ def test_a_sweep_begun_on_sqlite_goes_on_with_postgresql_and_the_server(
     for name, value in postgres.secret.items():
         monkeypatch.setenv(name, value)
     assert counted(database, "moved") == dict.fromkeys(range(6), 1)
-    mine = client.search_runs(
-        [client.get_experiment_by_name("neural-nets").experiment_id],
-        f"tags.record IN ({', '.join(repr(one) for one in before)})",
-    )
+    mine = [run for run in runs_of(client) if run.data.tags.get("record") in before]
     assert {run.data.tags["record"] for run in mine} == before.keys()
     (parent,) = [run for run in mine if "sweep.trial" not in run.data.tags]
     parents, children = family(client, "moved", parent.info.run_id)
@@ -89,21 +87,25 @@ def test_a_move_that_cannot_be_is_one_line_and_moves_nothing(embedded, database,
 
 
 def test_the_runs_of_a_server_come_to_an_embedded_store_with_their_files_and_models(
-    team, new_store, client, tracking_server
+    team, new_store, client, tracking_server, settings_of
 ):
     import mlflow
 
-    said, _ = trainer.finish(trainer.start(team.environment, uri=tracking_server.uri, epochs=20))
+    own = "tracking.experiment=of-one-test"
+    (team.folder / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of(own))))
+    team.run("pipeline.train", *SMALL, own, "tracking=server")
     store = new_store(team.folder)
     there = {"PIPELINE_RECORDS": str(team.folder / "other")}
     team.run("pipeline.sync", "--from", tracking_server.uri, "--to", store, **there)
     mine = mlflow.MlflowClient(store)
-    (run,) = runs_of(mine, said["record_id"])
-    original = client.get_run(said["run_id"])
+    (run,), (original,) = (
+        one.search_runs([one.get_experiment_by_name("of-one-test").experiment_id]) for one in (mine, client)
+    )
     assert run.data.params == original.data.params
-    assert lost_points(mine, run.info.run_id, Record(team.folder / "records" / said["record_id"])) == 0
-    files = [{one.path for one in one_client.list_artifacts(run_id)} for one_client, run_id in (
-        (mine, run.info.run_id), (client, said["run_id"]))]  # fmt: skip
+    (record,) = (team.folder / "records").iterdir()
+    assert lost_points(mine, run.info.run_id, Record(record)) == 0
+    files = [{file.path for file in one.list_artifacts(run_id)} for one, run_id in (
+        (mine, run.info.run_id), (client, original.info.run_id))]  # fmt: skip
     assert files[0] == files[1] != set()
     (model,) = run.outputs.model_outputs
     mlflow.set_tracking_uri(store)
