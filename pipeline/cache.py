@@ -35,20 +35,43 @@ def keep(arrays: Arrays, root: Path) -> None:
         repo.cache.local.add(str(path), repo.cache.local.fs, md5, hardlink=True)
 
 
-def find(md5: str, root: Path) -> Path | None:
-    """Return the file of that md5 in the cache of the project at `root`, after a look into its remote; or None."""
+def push(md5: str, root: Path) -> None:
+    """Bring a file from the cache of the project at `root` to its remote, if it has one and that lacks it.
+
+    Where that fails, it is said in one line: whoever needs the file may still have it.
+    """
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
+
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)
+    with Repo(str(root)) as repo:
+        if repo.config["core"].get("remote"):
+            try:
+                repo.cloud.push([HashInfo("md5", md5)])
+            except Exception as error:  # of DVC, an extra that is missing, or the store's own client
+                log.warning("DVC's remote cannot be used: %s", _told(error))
+
+
+def find(md5: str, root: Path) -> Path | None:
+    """Return the file of that md5 in the cache of the project at `root`, after a look into its remote; or None.
+
+    Of several processes that want it at once, one brings it, and the others wait.
+    """
+    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+    from filelock import FileLock
 
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its list of missing files has no names: None
     with Repo(str(root)) as repo:
         path = Path(repo.cache.local.oid_to_path(md5))
         if not path.is_file() and repo.config["core"].get("remote"):
-            log.info("%s: looking for it in DVC's remote", md5)
-            try:
-                repo.cloud.pull([HashInfo("md5", md5)])
-            except Exception as error:  # of DVC, an extra that is missing, or the store's own client
-                log.warning("DVC's remote cannot be used: %s", _told(error))
+            with FileLock(Path(repo.tmp_dir, f"{md5}.lock")):
+                if not path.is_file():
+                    log.info("%s: looking for it in DVC's remote", md5)
+                    try:
+                        repo.cloud.pull([HashInfo("md5", md5)])
+                    except Exception as error:  # of DVC, an extra that is missing, or the store's own client
+                        log.warning("DVC's remote cannot be used: %s", _told(error))
     return path if path.is_file() and file_md5(path) == md5 else None
 
 

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
+NO_DATA = (
+    "data {md5} ({name}): neither DVC's cache in {root} nor its remote has them, and they cannot be made there "
+    "({reason}); `dvc push` where the sweep was started, after a look at the remote"
+)
+
 _last_data: dict[str, Any] = {}
+_last_weights: dict[str, "Arrays"] = {}  # by md5: those that a node was sent
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,7 @@ class Part:
         tags: for this run.
         on_epoch_end: called with the epoch from 0 and its metrics; may raise Pruned.
         on_result: called with what was learned, before the run ends.
+        named: the id that this run's record is to have; None: any.
         record_id: of this run's record, as soon as there is one.
     """
 
@@ -46,6 +53,7 @@ class Part:
     tags: Mapping[str, str]
     on_epoch_end: "OnEpochEnd"
     on_result: "Callable[[Trained], object] | None" = None
+    named: str | None = None
     record_id: str | None = None
 
 
@@ -68,8 +76,8 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
     initial, initial_md5 = initial_of(settings)
     inputs = inputs_of(section.dataset, data, data_md5, initial_md5)
     shown = contextlib.nullcontext(part.on_epoch_end) if part else progress(settings.net, section.epochs)
-    parent, tags = (part.parent, part.tags) if part else (None, {})
-    started = tracking.start_run(settings, settings.net, inputs, overrides, parent=parent, tags=tags)
+    member = tracking.Member(part.parent, part.tags, part.named) if part else tracking.Member()
+    started = tracking.start_run(settings, settings.net, inputs, overrides, member=member)
     with started as tracked, shown as show:
         if part:
             part.record_id = tracked.record_id
@@ -90,12 +98,17 @@ def run(settings: Settings, folder: Path, overrides: list[str], part: Part | Non
     return result
 
 
-def data_of(settings: Settings) -> tuple["Arrays", str]:
+def data_of(settings: Settings, md5: str | None = None) -> tuple["Arrays", str]:
     """Return the data of `settings.net` as they are kept, see `prepared`, and DVC's md5 of what they are made from.
 
     The last ones stay in memory: in a sweep many trainings have the same, and making and hashing MNIST takes 2 s.
+
+    Args:
+        settings: all settings.
+        md5: that the data have elsewhere: then DVC's cache and remote are asked for them before they are made.
     """
     from pipeline import cache, dataset, tracking
+    from pipeline.files import load_arrays
 
     name = settings.section(settings.net).dataset
     own = (settings.mnist.train_csv, settings.mnist.test_csv)
@@ -104,11 +117,26 @@ def data_of(settings: Settings) -> tuple["Arrays", str]:
     key = (name, settings.synthetic if name == "synthetic" else settings.mnist, settings.preprocess, settings.seed)
     if _last_data.get("key") != (*key, *stamps):
         _last_data.clear()  # first, so that two are never in memory at once
-        made = dataset.make(settings, name)
-        if name == "mnist" and settings.mnist.train_csv is not None:
-            cache.keep(made, tracking.store_root())  # nothing else could bring the user's own data back
-        _last_data.update(key=(*key, *stamps), md5=cache.arrays_md5(made), data=made)
+        found = cache.find(md5, tracking.store_root()) if md5 else None
+        if found and md5:
+            _last_data.update(key=(*key, *stamps), md5=md5, data=load_arrays(found))
+        else:
+            made = dataset.make(settings, name) if md5 is None else _made_here(settings, name, md5)
+            if name == "mnist" and settings.mnist.train_csv is not None:
+                cache.keep(made, tracking.store_root())  # nothing else could bring the user's own data back
+            _last_data.update(key=(*key, *stamps), md5=cache.arrays_md5(made), data=made)
     return _last_data["data"], _last_data["md5"]
+
+
+def _made_here(settings: Settings, name: str, md5: str) -> "Arrays":
+    """Return data that could not be brought."""
+    from pipeline import dataset, tracking
+
+    try:
+        return dataset.make(settings, name)
+    except (DataError, OSError) as error:
+        given = {"md5": md5, "name": name, "root": tracking.store_root(), "reason": one_line(error)}
+        raise DataError(NO_DATA.format(**given)) from error
 
 
 def warm_up(settings: Settings) -> None:
@@ -141,13 +169,30 @@ def fit(
     return train_keras.run(settings.keras, data, settings.seed, on_epoch_end, initial=initial)
 
 
-def initial_of(settings: Settings) -> tuple["Arrays | None", str | None]:
-    """Return the weights that the training starts from, and the md5 of their file; None where they are drawn."""
-    from pipeline import trained
-    from pipeline.files import file_md5
+def initial_of(settings: Settings, md5: str | None = None) -> tuple["Arrays | None", str | None]:
+    """Return the weights that the training starts from, and the md5 of their file; None where they are drawn.
+
+    Args:
+        settings: all settings.
+        md5: that the file has elsewhere: then it is brought by DVC, for this and all later calls.
+
+    Raises:
+        DataError: DVC has it neither in its cache nor in its remote.
+    """
+    from pipeline import cache, tracking, trained
+    from pipeline.files import file_md5, load_arrays
 
     if settings.net != "keras" or not settings.keras.warm_start:
         return None, None
+    if md5 and md5 not in _last_weights:
+        found = cache.find(md5, tracking.store_root())
+        if found is None:
+            given = {"md5": md5, "name": "the weights at the start", "root": tracking.store_root()}
+            raise DataError(NO_DATA.format(**given, reason="they come from a training"))
+        _last_weights.clear()
+        _last_weights[md5] = load_arrays(found)
+    if _last_weights:
+        return next((weights, known) for known, weights in _last_weights.items())
     folder = RUNS / "keras"
     return trained.load(folder).weights, file_md5(folder / "weights.npz")
 
@@ -236,11 +281,17 @@ def _sweep_has_begun() -> bool:
     return "pipeline.study.sweeper" in sys.modules or "PIPELINE_GRID" in os.environ
 
 
-def _interrupted() -> None:
-    """Exit as shells expect it at Ctrl-C, once an open grid has told what has come of it."""
-    if "pipeline.study.grid" in sys.modules:
-        sys.modules["pipeline.study.grid"].interrupt()
-    sys.exit(INTERRUPTED)
+def _end_sweep(error: BaseException) -> None:
+    """Exit at Ctrl-C as shells expect it, or where a launcher has failed; an open grid tells what has come of it."""
+    grid = sys.modules.get("pipeline.study.grid")
+    if isinstance(error, KeyboardInterrupt):
+        if grid:
+            grid.interrupt()
+        sys.exit(INTERRUPTED)
+    if grid and grid.is_launchers(error):
+        grid.interrupt("ended")
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        sys.exit(f"error: the launcher: {redact(lines[0].strip())}")
 
 
 def main() -> None:
@@ -280,8 +331,9 @@ def main() -> None:
         if _sweep_has_begun():
             sys.exit(f"error: {one_line(error)}")
         sys.exit(f"error: Hydra cannot start: {' '.join(one_line(error).split())}")
-    except KeyboardInterrupt:
-        _interrupted()
+    except (KeyboardInterrupt, Exception) as error:
+        _end_sweep(error)
+        raise
     if mistakes:
         sys.exit("\n".join(f"error: {one_line(error)}" for error in mistakes))
 

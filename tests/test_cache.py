@@ -42,6 +42,21 @@ def test_what_only_the_remote_has_is_brought(root, tmp_path):
     assert file_md5(cache.find(md5, root)) == md5
 
 
+def test_what_was_pushed_is_in_the_remote(root, tmp_path):
+    md5 = cache.arrays_md5(ARRAYS)
+    cache.keep(ARRAYS, root)
+    cache.push(md5, root)
+    assert file_md5(tmp_path / "remote/files/md5" / md5[:2] / md5[2:]) == md5
+
+
+def test_a_remote_that_takes_nothing_is_one_line(root, tmp_path, caplog):
+    (tmp_path / "remote").write_text("a file where a folder must be")
+    cache.keep(ARRAYS, root)
+    cache.push(cache.arrays_md5(ARRAYS), root)
+    (message,) = caplog.messages
+    assert message.startswith("DVC's remote: ")
+
+
 def test_what_nobody_has_is_none(root):
     assert cache.find("0" * 32, root) is None
 

@@ -210,7 +210,7 @@ def test_a_parent_is_opened_again_and_its_parts_name_it(settings, start, client)
     first = client.get_run(parent.run_id)
     assert (first.info.status, first.info.run_name, first.data.params) == ("FINISHED", "a sweep", {"sampler": "tpe"})
     with tracking.open_parent(settings, "p" * 32, "another name") as again:
-        with start(parent=again.record_id, tags={"trial": "3"}) as part:
+        with start(member=tracking.Member(again.record_id, {"trial": "3"})) as part:
             part.on_epoch_end(0, {"loss": 0.5})
         wait_until(lambda: client.get_run(first.info.run_id).info.status == "RUNNING")
         again.on_epoch_end(1, {"best": 0.25})

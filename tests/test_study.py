@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import DataError, Pruned, SettingsError, SweepError
-from pipeline.study import board, move, options, signature, slots, space, storage, sweeper, trial
+from pipeline.study import board, move, options, signature, slots, space, storage, sweeper, trial, worker
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
 from pipeline.study.pruning import SlotPruner
@@ -31,6 +31,8 @@ GIVEN = {
     "direction": None,
     "n_trials": 20,
     "n_jobs": 1,
+    "cluster": None,
+    "cluster_address": "auto",
     "study_name": None,
     "storage": None,
     "max_failure_rate": 1,
@@ -155,6 +157,13 @@ def test_a_grid_has_every_combination_and_no_interval(composer):
         ),
         ({"max_failure_rate": True}, r"max_failure_rate: a number in \[0, 1\]"),
         ({"max_failure_rate": None}, r"max_failure_rate: a number in \[0, 1\]"),
+        ({"cluster": "slurm"}, "cluster: one of ray, or null is needed, but got 'slurm'"),
+        ({"cluster_address": "head"}, r"cluster_address: auto or a host and its port \(host:6379\) is needed"),
+        ({"cluster": "ray"}, r"storage: a database that every node reaches \(postgresql://…\) .* but got null"),
+        (
+            {"cluster": "ray", "storage": "sqlite:///x.db"},
+            "storage: a database that every .* but got 'sqlite:///x.db'",
+        ),
     ],
 )
 def test_a_setting_that_is_not_allowed_is_named(changed, message):
@@ -329,6 +338,33 @@ def test_a_worker_elsewhere_is_dead_once_it_is_silent(here, monkeypatch):
     claimed.set_user_attr(slots.SEEN, claimed.user_attrs[slots.SEEN] - slots.SILENT_SECONDS)
     slots.bury(study)
     assert study.trials[0].user_attrs["lost"] == "its worker died"
+
+
+def test_of_a_cluster_the_worker_that_is_known_to_be_dead_gives_its_trial_back(here, monkeypatch):
+    study = storage.open_study(None, "s", "minimize")
+    for name in ("ray a", "ray b"):
+        monkeypatch.setenv(slots.ON_NODE, name)
+        slots.claim(study, plan())
+    slots.bury_worker(study, "ray b")
+    assert [trial.user_attrs.get("lost") for trial in study.trials] == [None, "its node died"]
+    again = slots.claim(study, plan())
+    assert (again.user_attrs["slot"], again.params) == (1, study.trials[1].params)
+    study_id = "0" * 32
+    assert slots.lost_records(study, study_id) == {slots.record_id_of(study_id, 1)}
+    assert len({slots.record_id_of(study_id, number) for number in range(3)}) == 3
+
+
+def test_whoever_was_taken_for_dead_changes_nothing_any_more(here, composer):
+    """Its node was out of reach, and another has trained the trial since."""
+    search = sweeper.search_of(composer, GIVEN, ["net=scratch", "scratch.n_hidden=2,3"])
+    study = storage.open_study(None, "s", "minimize")
+    study.set_user_attr("id", "0" * 32)
+    claimed = slots.claim(study, search.plan)
+    mark = {"study": "0" * 32, "params": slots.values_of(claimed, search.params)}
+    trial.save(Outcome(FAILED, ("net=scratch",), error="late"), search.folder / "0", **mark)
+    slots.lose(study, claimed._trial_id, "its node died")
+    worker._conduct(search, study, claimed)
+    assert "outcome" not in study.trials[0].user_attrs
 
 
 def test_a_process_that_is_dead_but_not_reaped_is_dead():
@@ -652,7 +688,7 @@ def test_a_grid_reuses_nothing_whose_weights_were_replaced(here, composer):
     import numpy as np
 
     from pipeline import trained
-    from pipeline.study import grid
+    from pipeline.study import desk
 
     settings = trial.settings_of(composer.config(["net=scratch"]))
     net = trained.Trained(
@@ -660,7 +696,24 @@ def test_a_grid_reuses_nothing_whose_weights_were_replaced(here, composer):
     )
     trained.save(net, here / "0/net")
     kept = Outcome(COMPLETE, (), 0.5, weights_sha256=net.weights_sha256)
-    trial.save(kept, grid.RESULTS / "key", place=str(here / "0"), store=grid._store(settings))
-    assert grid._reused(settings, "key", []).value == 0.5
+    trial.save(kept, desk.RESULTS / "key", place=str(here / "0"), store=desk.store_of(settings))
+    own = desk.Own(here, None, ())
+    assert own.reused(settings, "key", []).value == 0.5
     trained.save(replace(net, weights={"W1": np.zeros(2)}), here / "0/net")
-    assert grid._reused(settings, "key", []) is None
+    assert own.reused(settings, "key", []) is None
+
+
+def test_the_desk_has_what_a_job_elsewhere_has_trained_and_knows_it_again(here, composer):
+    from pipeline.study import desk
+
+    settings = trial.settings_of(composer.config(["net=scratch"]))
+    outcome = Outcome(COMPLETE, ("net=scratch", "+scratch.n_hidden=4"), 0.5, record_id="r", weights_sha256="w")
+    own = desk.Own(Path("sweep"), "id", ("scratch.n_hidden",))
+    assert own.ended("0") is None
+    net = {"net.json": b"{}", "weights.npz": b"bytes"}
+    (row,) = own.keep(desk.Done(0, "0", outcome, "key", desk.store_of(settings), net), Path("/elsewhere"))
+    assert (row.number, row.params, row.outcome) == (0, {"scratch.n_hidden": "4"}, outcome)
+    assert {path.name: path.read_bytes() for path in (here / "sweep/0/net").iterdir()} == net
+    assert own.ended("0") == outcome  # its node may die before it is told so, and another do the job again
+    assert desk.Own(Path("sweep"), "another", ()).ended("0") is None
+    assert json.loads((here / desk.RESULTS / "key/outcome.json").read_text())["place"] == str(here / "sweep/0")

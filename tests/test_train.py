@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import paths, train, trained
+from pipeline import cache, paths, train, trained
 from pipeline.config import Settings, parse
-from pipeline.errors import SettingsError, TrainingError
+from pipeline.errors import DataError, SettingsError, TrainingError
 from pipeline.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -332,3 +332,45 @@ def _first_epochs(client, process):
             return runs[0]
         time.sleep(0.1)
     raise AssertionError(f"no epoch in the store; exit code {process.poll()}")
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Path:
+    """Return a DVC repository that is the project, for what is brought by its md5."""
+    subprocess.run([Path(sys.executable).with_name("dvc"), "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(train, "_last_data", {})
+    monkeypatch.setattr(train, "_last_weights", {})
+    return tmp_path
+
+
+def test_data_that_another_machine_has_are_brought_by_their_md5(repository, settings_of):
+    """They are not those that the settings would give here: so it is seen where they come from."""
+    arrays = {"X_train": np.ones((2, 3))}
+    cache.keep(arrays, repository)
+    settings = settings_of(*TINY)
+    data, md5 = train.data_of(settings, cache.arrays_md5(arrays))
+    assert data["X_train"].tolist() == arrays["X_train"].tolist()
+    assert md5 == cache.arrays_md5(arrays)
+    assert train.data_of(settings) == (data, md5)  # they stay
+
+
+def test_data_that_nobody_has_are_made_or_it_is_said_that_they_cannot_be(repository, settings_of):
+    made, _ = train.data_of(settings_of(*TINY), "0" * 32)
+    assert made["X_train"].shape == (180, 20)
+    own = ("net=scratch", "scratch.dataset=mnist", "mnist.train_csv=no.csv", "mnist.test_csv=no.csv")
+    told = rf"data {'0' * 32} \(mnist\): neither DVC's cache in {repository} nor its remote .*no\.csv.*`dvc push`"
+    with pytest.raises(DataError, match=told):
+        train.data_of(settings_of(*own), "0" * 32)
+
+
+def test_weights_to_start_from_are_brought_by_their_md5(repository, settings_of):
+    arrays = {"dense/kernel": np.ones((2, 3), np.float32)}
+    settings = settings_of("net=keras", "keras.warm_start=true")
+    with pytest.raises(DataError, match="the weights at the start"):
+        train.initial_of(settings, cache.arrays_md5(arrays))
+    cache.keep(arrays, repository)
+    for asked in (cache.arrays_md5(arrays), None):  # the training itself asks without
+        weights, md5 = train.initial_of(settings, asked)
+        assert weights["dense/kernel"].tolist() == arrays["dense/kernel"].tolist()
+        assert md5 == cache.arrays_md5(arrays)

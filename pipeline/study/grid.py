@@ -10,10 +10,14 @@ import json
 import logging
 import math
 import os
+import re
 import sys
+import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +34,44 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from pipeline import tracking
+    from pipeline.study.desk import Desk, Own
     from pipeline.study.report import Sweep
-    from pipeline.study.trial import Outcome, Row
+    from pipeline.study.trial import Row
 
 PARENT = "PIPELINE_GRID"  # in the environment of the jobs, whichever processes run them: the parent's record
 TOTAL = "PIPELINE_GRID_TRIALS"  # likewise: how many there are
 KEYS = "PIPELINE_GRID_KEYS"  # likewise: what varies
-RESULTS = Path("studies/results")  # a file for each training that can be reused
+SHOWN_THERE = "PIPELINE_GRID_SHOWN"  # likewise: the jobs need not, as the process that began the grid shows them
+ON_NODE = "PIPELINE_NODE"  # as tracking.store.ON_NODE
+ELSEWHERE = ("ray", "submitit")  # launchers whose jobs say nothing in this terminal
+EXTRAS = {"ray": "ray", "submitit": "slurm", "joblib": "joblib"}  # of pyproject.toml
+POLL_SECONDS = 0.3
 
-_open: "dict[str, tuple[Sweep, tracking.Run, Path]]" = {}  # not in Grid, which joblib copies into other processes
+
+@dataclass
+class Open:
+    """A grid that this process has begun.
+
+    Attributes:
+        sweep: what it is.
+        parent: its run.
+        folder: of its jobs.
+        around: what ends with it: the connection to a cluster, what shows its jobs.
+    """
+
+    sweep: "Sweep"
+    parent: "tracking.Run"
+    folder: Path
+    around: ExitStack = field(default_factory=ExitStack)
+
+    def rows(self) -> "list[Row]":
+        """Return the trials that have ended."""
+        from pipeline.study.desk import rows_of
+
+        return rows_of(self.folder, self.sweep.record_id, self.sweep.space)
+
+
+_open: dict[str, Open] = {}  # not in Grid, which joblib copies into other processes
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +91,7 @@ class Grid(Callback):
             self._begin(config)
 
     def _begin(self, config: "DictConfig") -> None:
-        from pipeline.study import checks, options, report, trial
+        from pipeline.study import checks, desk, options, report, trial
         from pipeline.study.worker import ONE_THREAD
 
         options.check_grid(self._max_failure_rate, self._keep_models)
@@ -66,18 +99,29 @@ class Grid(Callback):
         folder = Path(config.hydra.sweep.dir)
         if any(folder.glob(f"*/{trial.FILE}")):
             raise SettingsError(f"hydra.sweep.dir: {folder} holds an earlier sweep's trials; name another folder")
-        for needed in (folder, RESULTS):
+        launcher = _launcher(config)
+        for needed in (folder, desk.RESULTS):
             checks.make_folder(needed)
-        if "joblib" in config.hydra.launcher._target_:
+        if launcher == "joblib":
             os.environ.update(ONE_THREAD)
         _log_lines()
         for chatty in ("hydra", "hydra_plugins"):  # a line before each job
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        os.environ |= {PARENT: uuid.uuid4().hex, TOTAL: str(n_trials), KEYS: " ".join(space)}
-        goal = _goal(settings, n_trials)
-        given = list(config.hydra.overrides.task)
-        sweep = report.Sweep(settings, os.environ[PARENT], _name(folder), space, given, goal, self._keep_models)
-        _open[os.environ[PARENT]] = sweep, report.begin(sweep), folder
+        variables = {PARENT: uuid.uuid4().hex, TOTAL: str(n_trials), KEYS: " ".join(space)}
+        variables |= {SHOWN_THERE: "1"} if launcher in ELSEWHERE else {}
+        os.environ |= variables
+        with ExitStack() as around:
+            own = desk.Own(folder, variables[PARENT], tuple(space))
+            there = around.enter_context(_elsewhere(config, settings, own))
+            goal, keep = _goal(settings, n_trials), self._keep_models
+            given = list(config.hydra.overrides.task)
+            sweep_id, name = variables[PARENT], _name(folder)
+            sweep = report.Sweep(settings, sweep_id, name, space, given, goal, keep, there.everywhere)
+            begun = Open(sweep, report.begin(sweep), folder)
+            if launcher in ELSEWHERE:
+                around.enter_context(_shown(begun, there.news))
+            begun.around = around.pop_all()
+        _open[variables[PARENT]] = begun
 
     def on_multirun_end(self, config: "DictConfig", **_: Any) -> None:
         """Tell what came of it, in MLflow and in the terminal; too many failures end it with exit code 1."""
@@ -89,13 +133,83 @@ class Grid(Callback):
     def _end(self) -> None:
         from pipeline.study import board, report
 
-        sweep_id = os.environ.pop(PARENT)
-        sweep, parent, folder = _open.pop(sweep_id)
-        rows = _rows(folder, sweep_id, sweep.space)
-        with parent:
-            report.tell(sweep, parent, rows, {})
+        begun = _open.pop(os.environ.pop(PARENT))
+        sweep, parent = begun.sweep, begun.parent
+        with begun.around:
+            rows = begun.rows()
+            with parent:
+                _end_abandoned(begun)
+                report.tell(sweep, parent, rows, {})
         board.show_end(rows, sweep.goal, report.compared(sweep, parent, rows))
         board.check_failures(rows, self._max_failure_rate)
+
+
+def _end_abandoned(begun: Open) -> None:
+    """End the runs of those jobs that were begun on a node that has died, and done again elsewhere."""
+    from pipeline.study import report
+    from pipeline.tracking.records import KILLED
+
+    if begun.sweep.everywhere:
+        counted = {row.outcome.record_id for row in begun.rows()}
+        report.end_abandoned(
+            begun.sweep, begun.parent, lambda run: run.record_id not in counted and run.status != KILLED
+        )
+
+
+@dataclass(frozen=True)
+class There:
+    """What a grid asks of the machines that its jobs are on; None: they are on this one's disk.
+
+    Attributes:
+        everywhere: calls a function on each.
+        news: returns the jobs' warnings since its last call.
+    """
+
+    everywhere: "Callable[..., Mapping[str, Any]] | None" = None
+    news: Callable[[], list[str]] | None = None
+
+
+@contextlib.contextmanager
+def _elsewhere(config: "DictConfig", settings: Settings, own: "Own") -> Iterator[There]:
+    """Yield what is asked of a Ray cluster, if the grid is on one."""
+    if _launcher(config) != "ray":
+        yield There()
+        return
+    from omegaconf import OmegaConf
+
+    from pipeline.study import on_ray, ray_desk
+    from pipeline.study.worker import ONE_THREAD
+
+    given: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
+    variables = ONE_THREAD | {name: value for name, value in os.environ.items() if name.startswith(PARENT)}
+    with on_ray.cluster(settings, given, variables), ray_desk.desk_here(own) as news:
+        yield There(on_ray.everywhere, news)
+
+
+@contextlib.contextmanager
+def _shown(begun: Open, news: Callable[[], list[str]] | None) -> Iterator[None]:
+    """Show the jobs as they end, which other processes do and tell nobody here."""
+    from pipeline.study import board
+
+    ended = threading.Event()
+
+    def follow() -> None:
+        with board.progress(begun.sweep.name, begun.sweep.goal) as show:
+            show([])
+            while not ended.wait(POLL_SECONDS):
+                _log_lines()  # Ray's launcher has set Hydra's again
+                for text in news() if news else []:
+                    log.warning("%s", text)
+                show(begun.rows())
+            show(begun.rows())
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -114,20 +228,46 @@ def _told() -> Iterator[None]:
         sys.exit(1)
 
 
-def interrupt() -> None:
-    """Tell what has come of the grid of this process, which was interrupted."""
+def interrupt(told: str = "interrupted") -> None:
+    """Tell what has come of the grid of this process, which was interrupted, or whose launcher has failed."""
     from pipeline.study import report
 
     _log_lines()  # joblib's launcher has set Hydra's again
-    for sweep_id, (sweep, parent, folder) in _open.items():
-        rows = _rows(folder, sweep_id, sweep.space)
+    for begun in _open.values():
+        begun.around.close()
+        rows = begun.rows()
         log.info(
-            "grid %s: interrupted after %d of %d trials; the same command reuses what has finished",
-            *(sweep.name, len(rows), sweep.goal.n_trials),
+            "grid %s: %s after %d of %d trials; the same command reuses what has finished",
+            *(begun.sweep.name, told, len(rows), begun.sweep.goal.n_trials),
         )
-        report.tell(sweep, parent, rows, {}, is_over=False)
-        parent.end("KILLED")
+        _end_abandoned(begun)
+        report.tell(begun.sweep, begun.parent, rows, {}, is_over=False)
+        begun.parent.end("KILLED")
     _open.clear()
+
+
+def is_launchers(error: BaseException) -> bool:
+    """Return whether an error is that of a launcher: a job, or the machine that it ran on, is gone."""
+    return type(error).__module__.partition(".")[0] in ELSEWHERE
+
+
+def _launcher(config: "DictConfig") -> str:
+    """Return the launcher's name: basic, joblib, ray, submitit.
+
+    Raises:
+        SettingsError: its package is not here.
+    """
+    target: str = config.hydra.launcher._target_
+    if target.endswith(".RayAWSLauncher"):
+        raise SettingsError("hydra/launcher: ray is needed, on a cluster that `ray up` has started, but got ray_aws")
+    package = target.rpartition(".")[0].rpartition(".")[0]
+    found = re.match(r"hydra_plugins\.hydra_(\w+)_launcher", target)
+    if found and find_spec(package) is None:
+        name = found[1]
+        raise SettingsError(
+            f"hydra/launcher: hydra-{name}-launcher is needed, but it is not here: pip install '.[{EXTRAS[name]}]'"
+        )
+    return found[1] if found else "basic"
 
 
 def _checked(config: "DictConfig") -> tuple[Settings, dict[str, str], int]:
@@ -169,89 +309,50 @@ def job(composed: "DictConfig", hydra: "HydraConf") -> float:
         composed: the config of the training.
         hydra: Hydra's own.
     """
-    from filelock import FileLock
-
     from pipeline.study import board, trial
+    from pipeline.study.desk import Done, store_of
     from pipeline.train import Part
 
     _log_lines()
     folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-    sweep_id = os.environ.get(PARENT)
+    desk = _desk(folder.parent)
     tags = {"sweep": _name(folder.parent), "sweep.trial": str(hydra.job.num)}
-    part = Part(sweep_id, tags, lambda epoch, metrics: None)
-    key = None
+    part = Part(os.environ.get(PARENT), tags, lambda epoch, metrics: None)
+    key, store = None, ""
     try:
         settings = trial.settings_of(composed)
-        key = _key(settings)
-        outcome = _reused(settings, key, overrides) or trial.train(composed, folder, overrides, part)
+        key, store = _key(settings, *desk.inputs(settings)), store_of(settings)
+        outcome = desk.ended(folder.name) or desk.reused(settings, key, overrides)
+        outcome = outcome or trial.train(composed, folder, overrides, part)
     except USERS_ERRORS as error:
         outcome = trial.Outcome(trial.FAILED, tuple(overrides), error=one_line(error))
-    if key and outcome.state == trial.COMPLETE and not outcome.reused:
-        trial.save(outcome, RESULTS / key, place=str(folder), store=_store(settings))
-    with FileLock(folder.parent / ".lock"):  # so that of two that end at once each has its own count
-        trial.save(outcome, folder, number=hydra.job.num, sweep=sweep_id)
-        rows = _rows(folder.parent, sweep_id, os.environ[KEYS].split())
+    rows = desk.keep(Done(hydra.job.num, folder.name, outcome, key, store), folder)
+    if SHOWN_THERE not in os.environ:
         own = next(row for row in rows if row.number == hydra.job.num)
         log.info("%s", board.line(own, rows, _goal(settings, int(os.environ[TOTAL]))))
     return math.nan if outcome.value is None else outcome.value
 
 
-def _key(settings: Settings) -> str:
+def _desk(folder: Path) -> "Desk":
+    """Return whom a job asks and tells: the disk, where it is that of the machine that the grid was started on."""
+    if ON_NODE in os.environ:
+        from pipeline.study import ray_desk
+
+        return ray_desk.Far(os.environ[PARENT])
+    from pipeline.study.desk import Own
+
+    return Own(folder, os.environ.get(PARENT), tuple(os.environ[KEYS].split()))
+
+
+def _key(settings: Settings, data_md5: str | None, initial_md5: str | None) -> str:
     """Return the digest of all that a training's result depends on: settings, data, weights at the start, code."""
     from pipeline import tracking, train
     from pipeline.study.signature import code_digest
 
-    _, md5 = train.data_of(settings)
-    _, initial_md5 = train.initial_of(settings)
+    _, md5 = train.data_of(settings, data_md5)
+    _, initial_md5 = train.initial_of(settings, initial_md5)
     read = [tracking.run_params(settings, settings.net), md5, initial_md5, code_digest()]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
-
-
-def _reused(settings: Settings, key: str, overrides: Sequence[str]) -> "Outcome | None":
-    """Return the outcome of the earlier training of that key, if its net is still there and in the same store."""
-    from pipeline import trained
-    from pipeline.errors import DataError
-    from pipeline.study import trial
-    from pipeline.train import objective_of
-
-    kept = trial.load(RESULTS / key) if settings.tracking.reuse else None
-    if kept is None or kept["store"] != _store(settings):
-        return None
-    try:
-        result = trained.load(Path(kept["place"]) / "net")
-    except (DataError, OSError):
-        return None
-    if result.weights_sha256 != kept["weights_sha256"]:  # another training has been there since
-        return None
-    log.info("reused, as settings, data and code are the same: %s (tracking.reuse=false trains anew)", kept["place"])
-    value = objective_of(settings, result)  # which may be another objective than that of the earlier grid
-    return replace(trial.outcome_from(kept), value=value, overrides=tuple(overrides), reused=True)
-
-
-def _store(settings: Settings) -> str:
-    from pipeline import tracking
-    from pipeline.address import redact
-
-    return f"{redact(tracking.tracking_uri(settings))} {settings.tracking.experiment}"
-
-
-def _rows(folder: Path, sweep_id: str | None, keys: Iterable[str]) -> "list[Row]":
-    """Return the trials of a sweep whose outcomes stand in the folders of its jobs, each with what varies."""
-    from pipeline.study import trial
-
-    kept = [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob(f"*/{trial.FILE}")]
-    kept = [(path, one) for path, one in kept if one.get("sweep") == sweep_id]
-    kept.sort(key=lambda one: int(one[1]["number"]))
-    given = [dict(text.lstrip("+").partition("=")[::2] for text in one["overrides"]) for _, one in kept]
-    return [
-        trial.Row(
-            one["number"],
-            {key: params[key] for key in keys if key in params},
-            trial.outcome_from(one),
-            path,
-        )
-        for (path, one), params in zip(kept, given, strict=True)
-    ]
 
 
 def _log_lines() -> None:

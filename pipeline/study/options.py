@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
+from pipeline.address import redact
 from pipeline.config import LARGEST_SEED, NETS, NOT_NEGATIVE, POSITIVE, Rule, Settings, one_of, optional, whole
 from pipeline.errors import SettingsError
 
@@ -24,6 +25,8 @@ STUDY_NAME = Rule(
     lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)) and value.strip(".") != "",
 )
 ADDRESS = Rule("an address or a file", lambda value: isinstance(value, str) and value != "")
+HOST = Rule("auto or a host and its port (host:6379)", lambda value: value == "auto" or _is_host(value))
+DATABASE = re.compile(r"(postgresql|mysql|mssql|oracle)(\+\w+)?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Options:
     direction: Annotated[Direction | None, optional(one_of("minimize", "maximize"))]
     n_trials: Annotated[int, whole(1)]
     n_jobs: Annotated[int, whole(1)]
+    cluster: Annotated[str | None, optional(one_of("ray"))]
+    cluster_address: Annotated[str, HOST]
     study_name: Annotated[str | None, optional(STUDY_NAME)]
     storage: Annotated[str | None, optional(ADDRESS)]
     max_failure_rate: Annotated[float, RATE]
@@ -77,9 +82,30 @@ def read(given: Mapping[str, Any]) -> Options:
     values = _checked(Options, rest, SECTION, complaints)
     if not complaints and sampler.name == "cmaes" and find_spec("cmaes") is None:
         complaints.append(f"{SECTION}.sampler.name: cmaes needs its package, which is not here: pip install cmaes")
+    if not complaints and values["cluster"] is not None:
+        complaints += _of_cluster(values)
     if complaints:
         raise SettingsError("; ".join(complaints))
     return Options(sampler=sampler, pruner=pruner, **values)
+
+
+def _of_cluster(values: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the settings of a study whose workers are on other machines."""
+    complaints = []
+    if not DATABASE.match(values["storage"] or ""):
+        shown = repr(redact(values["storage"])) if values["storage"] else "null"
+        complaints.append(
+            f"{SECTION}.storage: a database that every node reaches (postgresql://…) is needed where "
+            f"{SECTION}.cluster is {values['cluster']}, but got {shown}"
+        )
+    if find_spec("ray") is None:
+        complaints.append(f"{SECTION}.cluster: ray needs its package, which is not here: pip install '.[ray]'")
+    return complaints
+
+
+def _is_host(value: Any) -> bool:
+    host, sign, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    return bool(host and sign and port.isdecimal() and "/" not in host)
 
 
 def check_grid(max_failure_rate: Any, keep_models: Any) -> None:

@@ -8,16 +8,17 @@ import io
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import tracking
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.config import Settings
 from pipeline.errors import DataError
 from pipeline.study.board import Goal, best, cells, columns, command, count, errors, keys_of, ranked
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
+from pipeline.tracking.children import Child, children_of, end_children
 from pipeline.tracking.records import FINISHED, find_record
 from pipeline.tracking.run import Run
 
@@ -28,6 +29,7 @@ COMPARED = 20  # trials on the page of the comparison: more curves are not legib
 NOTED = 10  # rows of the leaderboard in the run's description
 TOLD_SECONDS = 2.0  # of waiting, before it is said
 WAIT_SECONDS = 15.0  # for the runs of other processes to reach MLflow, at most
+GONE = "its node died, or could not be reached, before the run had ended; the trial was trained again elsewhere"
 BAR = "\\|"  # in Markdown
 ENOUGH = 4  # complete trials, for importances to mean anything
 
@@ -46,6 +48,7 @@ class Sweep:
         overrides: all, as given.
         goal: what is sought.
         keep_models: how many trials get their whole model.
+        everywhere: calls a function on each node where trials may have been trained; None: all were trained here.
     """
 
     settings: Settings
@@ -55,16 +58,32 @@ class Sweep:
     overrides: Sequence[str]
     goal: Goal
     keep_models: int
+    everywhere: Callable[..., Mapping[str, Any]] | None = None
 
 
 def begin(sweep: Sweep) -> tracking.Run:
-    """Return the parent run, open."""
+    """Return the parent run, open; where others are to find it in the store, it is there if it can be."""
     goal = sweep.goal
     params = {"objective": goal.objective, "direction": goal.direction, **sweep.space}
     tags = {"sweep": sweep.name, "sweep.n_trials": str(goal.n_trials)}
     parent = tracking.open_parent(sweep.settings, sweep.record_id, f"sweep {sweep.name}", params, tags)
     tracking.log_origin(parent, sweep.settings, sweep.overrides)
+    if sweep.everywhere:
+        end = time.monotonic() + WAIT_SECONDS
+        while parent.run_id is None and not parent._fate.away and time.monotonic() < end:
+            time.sleep(0.1)
     return parent
+
+
+def end_abandoned(sweep: Sweep, parent: tracking.Run, is_abandoned: Callable[[Child], bool]) -> None:
+    """End the runs of trials that do not count, as their node is gone: nobody else would."""
+    if parent.run_id is None:
+        return
+    try:
+        found = [child for child in children_of(sweep.settings, parent.run_id) if is_abandoned(child)]
+        end_children(found, GONE)
+    except Exception as error:  # of MLflow, the network or a database: a run more that seems to run
+        log.warning("the runs of dead nodes are still shown as running: %s", reason(error))
 
 
 def tell(
@@ -124,7 +143,8 @@ def compared(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> str | N
     wanted = [row.outcome.record_id for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id][:COMPARED]
     started, told = time.monotonic(), False
     while True:
-        found = [_run_id(record_id, store) for record_id in wanted]
+        elsewhere = _elsewhere(sweep, parent)
+        found = [_run_id(record_id, store) or elsewhere.get(record_id) for record_id in wanted]
         waited = time.monotonic() - started
         if all(found) or waited > WAIT_SECONDS or _is_away(parent):
             break
@@ -136,6 +156,17 @@ def compared(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> str | N
         return None
     run_ids = [run_id for run_id in found if run_id]
     return tracking.shown_at(sweep.settings, run_ids) if run_ids else None
+
+
+def _elsewhere(sweep: Sweep, parent: tracking.Run) -> dict[str, str]:
+    """Return the MLflow runs of a sweep whose records may be on other machines, by record."""
+    if sweep.everywhere is None or parent.run_id is None:
+        return {}
+    try:
+        return {child.record_id: child.run_id for child in children_of(sweep.settings, parent.run_id)}
+    except Exception as error:  # of MLflow, the network or a database: the page shows fewer
+        log.debug("%s", reason(error))
+        return {}
 
 
 def importances_of(study: "optuna.Study") -> dict[str, float]:
@@ -216,14 +247,37 @@ def _note(
 def _keep_models(sweep: Sweep, rows: Sequence[Row]) -> None:
     """Have MLflow make the models of the best trials, and remove what those of the others would be made from."""
     own = [row for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id and not row.outcome.reused]
-    for place, row in enumerate(own):
+    chosen = [row for row in own[: sweep.keep_models] if row.outcome.state == COMPLETE]
+    kept = [str(row.outcome.record_id) for row in chosen]
+    others = [str(row.outcome.record_id) for row in own if row not in chosen]
+    made = set(make_models(sweep.settings, kept, others))
+    if sweep.everywhere:
+        for found in sweep.everywhere(make_models, sweep.settings, kept, others).values():
+            made |= set(found) if isinstance(found, list) else set()
+        for row in chosen:
+            if row.outcome.record_id not in made:
+                log.warning("trial %d: its node is gone, so MLflow gets its weights but no model", row.number)
+
+
+def make_models(settings: Settings, kept: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Have MLflow make the models of those runs whose records are here, and return these.
+
+    Args:
+        settings: those of tracking are read.
+        kept: the records whose models are made.
+        others: those of which what a model would be made from is removed.
+    """
+    made = []
+    for record_id in (*others, *kept):
         try:
-            if place >= sweep.keep_models or row.outcome.state != COMPLETE:
-                tracking.drop_model_of(str(row.outcome.record_id))
+            if record_id in kept:
+                tracking.log_model_of(settings, record_id)
+                made.append(record_id)
             else:
-                tracking.log_model_of(sweep.settings, str(row.outcome.record_id))
+                tracking.drop_model_of(record_id)
         except DataError as error:  # it was made on another machine, or removed
-            log.debug("trial %d: %s", row.number, error)
+            log.debug("%s", error)
+    return made
 
 
 def _run_id(record_id: str, store: str) -> str | None:

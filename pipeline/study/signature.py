@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SIGNATURE, CODE, ID, MOVED = "signature", "code", "id", "moved"  # attributes of a study
 PACKAGE = Path(__file__).resolve().parents[1]
 INPUT = "input: "  # begins the attributes that hold md5s
+INITIAL = "the weights at the start"
 DIGITS = 12  # of a digest, in such an attribute's name
+OF_HARDWARE = ("cpu", "threads")
 NO_TRAINING = ("study", "tracking")  # folders of the package that change no trained net
 OTHER = "give it another hydra.sweeper.study_name, or what it was begun with"
 
@@ -90,13 +92,16 @@ def settle(study: "optuna.Study", wanted: Mapping[str, str], folder: Path) -> st
     return str(study.user_attrs[ID])
 
 
-def settle_inputs(study: "optuna.Study", settings: Settings, varied: Mapping[str, str]) -> None:
+def settle_inputs(
+    study: "optuna.Study", settings: Settings, varied: Mapping[str, str], *, bring: bool = False
+) -> None:
     """Keep the md5s of what a training reads, or make sure that they are those that the study has of it.
 
     Args:
         study: of Optuna.
         settings: of the training; its data are loaded.
         varied: what it has for each parameter of the study.
+        bring: by DVC what the study has the md5 of, as this is another machine than the one that it was begun on.
 
     Raises:
         ChangedError: they are not.
@@ -107,11 +112,12 @@ def settle_inputs(study: "optuna.Study", settings: Settings, varied: Mapping[str
     of_data = {name: value for name, value in read.items() if "." in name or name == "seed"}
     asked = [of_data, of_inputs(varied)]  # of a user's CSV the path is no param, but one that varies names other data
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
-    _, md5 = train.data_of(settings)
-    settle_md5(study, settings.section(settings.net).dataset, md5, digest)
-    _, initial_md5 = train.initial_of(settings)
+    dataset, known = settings.section(settings.net).dataset, study.user_attrs if bring else {}
+    _, md5 = train.data_of(settings, known.get(_attribute(dataset, digest)))
+    settle_md5(study, dataset, md5, digest)
+    _, initial_md5 = train.initial_of(settings, known.get(_attribute(INITIAL)))
     if initial_md5 is not None:
-        settle_md5(study, "the weights at the start", initial_md5)
+        settle_md5(study, INITIAL, initial_md5)
 
 
 def of_inputs(varied: Mapping[str, str]) -> dict[str, str]:
@@ -126,12 +132,21 @@ def settle_md5(study: "optuna.Study", what: str, md5: str, digest: str = "") -> 
     Raises:
         ChangedError: it is not.
     """
-    name = f"{INPUT}{what} {digest}"
+    name = _attribute(what, digest)
     known = study.user_attrs.get(name)
     if known is None:
         study.set_user_attr(name, md5)
     elif known != md5:
         raise ChangedError(_told(study, "other data", {what: known}, {what: md5}))
+
+
+def input_md5s(study: "optuna.Study") -> set[str]:
+    """Return the md5s of all that the study's trainings are known to read."""
+    return {str(value) for name, value in study.user_attrs.items() if name.startswith(INPUT)}
+
+
+def _attribute(what: str, digest: str = "") -> str:
+    return f"{INPUT}{what} {digest}"
 
 
 def code_has_changed(study: "optuna.Study") -> bool:
@@ -141,12 +156,25 @@ def code_has_changed(study: "optuna.Study") -> bool:
 
 def code_digest() -> str:
     """Return the SHA-256 of the code that a trained net depends on: the package's modules, as they are now."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return _digest(PACKAGE, [path for path in paths if path.relative_to(PACKAGE).parts[0] not in NO_TRAINING])
+
+
+def checkout() -> dict[str, str]:
+    """Return what must be the same wherever the trials of one sweep are trained: all code, conf/, the libraries."""
+    from pipeline import lineage
+
+    root = PACKAGE.parent
+    paths = [*PACKAGE.rglob("*.py"), *(root / "hydra_plugins").rglob("*.py"), *(root / "conf").rglob("*.yaml")]
+    versions = {name: version for name, version in lineage.machine().items() if name not in OF_HARDWARE}
+    return {"code and conf": _digest(root, sorted(paths))[:DIGITS], **versions}
+
+
+def _digest(root: Path, paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE)
-        if name.parts[0] not in NO_TRAINING:
-            digest.update(f"{name.as_posix()}\n".encode())
-            digest.update(path.read_bytes())
+    for path in paths:
+        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.study import options
 from pipeline.study.space import Param, Value
 from pipeline.study.storage import failures
+from pipeline.tracking.store import ON_NODE
 
 if TYPE_CHECKING:
     import optuna
@@ -79,6 +81,26 @@ def bury(study: "optuna.Study") -> None:
             lose(study, trial._trial_id, "its worker died")
 
 
+def bury_worker(study: "optuna.Study", name: str) -> None:
+    """Free the slots of a cluster's worker that is known to be dead."""
+    import optuna
+
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        if trial.user_attrs.get(WORKER, {}).get("host") == name:
+            lose(study, trial._trial_id, "its node died")
+
+
+def record_id_of(study_id: str, number: int) -> str:
+    """Return the id of the record of a training, by Optuna's number: so it is known also where its node is gone."""
+    return uuid.uuid5(uuid.UUID(study_id), str(number)).hex
+
+
+def lost_records(study: "optuna.Study", study_id: str) -> set[str]:
+    """Return the ids of the records of all trainings that do not count."""
+    trials = study.get_trials(deepcopy=False)
+    return {record_id_of(study_id, trial.number) for trial in trials if LOST in trial.user_attrs}
+
+
 def lose(study: "optuna.Study", trial_id: int, why: str) -> None:
     """End a trial so that it does not count."""
     import optuna
@@ -105,11 +127,13 @@ def values_of(trial: "optuna.Trial | FrozenTrial", params: Sequence[Param]) -> d
 @contextlib.contextmanager
 def beating(trial: "optuna.Trial") -> Iterator[None]:
     """Say now and then, while the block runs, that this worker lives."""
+    import optuna
+
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(*failures()):
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError, *failures()):  # taken for dead
                 trial.set_user_attr(SEEN, time.time())
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -169,7 +193,12 @@ def _this_process() -> dict[str, Any]:
 
 
 def _host() -> str:
-    """Return the machine's name since it was last started: after a restart its processes are others."""
+    """Return the machine's name since it was last started: after a restart its processes are others.
+
+    A cluster's worker has a name of its own: whoever looks at it from another node can only go by its last sign.
+    """
+    if ON_NODE in os.environ:
+        return os.environ[ON_NODE]
     boot = Path("/proc/sys/kernel/random/boot_id")
     return (
         f"{socket.gethostname()} {boot.read_text(encoding='ascii').strip()}"

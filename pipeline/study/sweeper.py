@@ -4,11 +4,10 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +17,21 @@ from pipeline.study import board, checks, options, signature, slots, space, stor
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
 from pipeline.study.worker import Search
+from pipeline.study.workers import IS_WORKER, Workers, processes
+from pipeline.tracking.store import ON_NODE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     import optuna
     from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
     from pipeline.config import Settings
+    from pipeline.study.report import Sweep
+    from pipeline.tracking import Run
 
-WORKER = "PIPELINE_STUDY_WORKER"  # in the environment of a process that another one has started
 MULTIRUN = Path("multirun")
 POLL_SECONDS = 0.3
 MOST_DATA = 4  # different data that are made before a sweep goes on: each may take seconds
@@ -44,7 +49,7 @@ def sweep(loader: "ConfigLoader", config: "DictConfig", given: Mapping[str, Any]
         given: the study's settings, from hydra.sweeper.
         overrides: what varies, and what is fixed.
     """
-    level = logging.WARNING if WORKER in os.environ else logging.INFO
+    level = logging.WARNING if IS_WORKER in os.environ else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)  # not Hydra's
     if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
         raise SettingsError(
@@ -52,7 +57,7 @@ def sweep(loader: "ConfigLoader", config: "DictConfig", given: Mapping[str, Any]
         )
     search = search_of(Composer(loader, config), given, overrides)
     with storage.expected(search.name):
-        if WORKER in os.environ:
+        if IS_WORKER in os.environ:
             _serve(search)
         else:
             conduct(search)
@@ -86,7 +91,7 @@ def search_of(composer: Composer, given: Mapping[str, Any], overrides: list[str]
 def _checked(composer: Composer, fixed: list[str], params: list[space.Param]) -> "Settings":
     """Return the settings with each parameter's first value, after a look at all others."""
     tried = [[param.override(value) for value in param.corners()] for param in params]
-    if WORKER in os.environ:  # they have been looked at
+    if IS_WORKER in os.environ:  # they have been looked at
         tried = [values[:1] for values in tried]
     return checks.check(composer, fixed, tried)
 
@@ -131,9 +136,10 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
     space = {param.key: param.text for param in search.params}
     identity = study.user_attrs[signature.ID]
     given = [*search.fixed, *(f"{key}={text}" for key, text in space.items())]
-    sweep = report.Sweep(search.settings, identity, search.name, space, given, goal, search.options.keep_models)
+    keep, everywhere = search.options.keep_models, _everywhere(search)
+    sweep = report.Sweep(search.settings, identity, search.name, space, given, goal, keep, everywhere)
     n_jobs = 0 if is_done else min(search.options.n_jobs, goal.n_trials - n_done)
-    with _workers(n_jobs) as workers:
+    with _workers(search, n_jobs) as workers:
         _settle_data(search, study)  # while the workers load theirs
         with report.begin(sweep) as parent:
             try:
@@ -144,6 +150,8 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
                 log.info(told, search.name, len(rows), goal.n_trials)
                 report.tell(sweep, parent, rows, {}, is_over=False)
                 raise
+            if everywhere:
+                _end_abandoned(search, study, sweep, parent)
             with storage.alone(search.name):  # another terminal may have come to its end, too
                 report.tell(sweep, parent, worker.rows(search, study), report.importances_of(study))
     address = report.compared(sweep, parent, worker.rows(search, study)) or ""
@@ -152,8 +160,36 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
     return address
 
 
+def _end_abandoned(search: Search, study: "optuna.Study", sweep: "Sweep", parent: "Run") -> None:
+    """End the runs of trainings that do not count: their node is gone, or was out of reach and has gone on."""
+    from pipeline.study import report
+    from pipeline.tracking.records import KILLED
+
+    counted = {row.outcome.record_id for row in worker.rows(search, study)}
+    lost = slots.lost_records(study, sweep.record_id) - counted
+    report.end_abandoned(sweep, parent, lambda run: run.record_id in lost and run.status != KILLED)
+
+
+def _workers(search: Search, n_jobs: int) -> "AbstractContextManager[Workers | None]":
+    if search.options.cluster is None:
+        return processes(n_jobs)
+    from pipeline.study import ray_workers
+
+    return ray_workers.tasks(search.settings, search.options.cluster_address, n_jobs)
+
+
+def _everywhere(search: Search) -> "Callable[..., Mapping[str, Any]] | None":
+    if search.options.cluster is None:
+        return None
+    from pipeline.study import on_ray
+
+    return on_ray.everywhere
+
+
 def _settle_data(search: Search, study: "optuna.Study") -> None:
     """Load the data, and make sure that they are the study's: of the first trial, and of those that had others."""
+    from pipeline.study import inputs
+
     settings = {json.dumps(signature.of_inputs(search.first)): (search.settings, search.first)}
     for row in worker.rows(search, study):
         read = json.dumps(signature.of_inputs(row.params))
@@ -163,10 +199,12 @@ def _settle_data(search: Search, study: "optuna.Study") -> None:
     for one, varied in settings.values():
         with storage.alone(search.name):
             signature.settle_inputs(study, one, varied)
+        if search.options.cluster:
+            inputs.offer(one)
 
 
-def _train(search: Search, study: "optuna.Study", goal: Goal, workers: "list[subprocess.Popen[str]]") -> None:
-    """Train until every trial has its outcome: in these processes, or in this one if there are none.
+def _train(search: Search, study: "optuna.Study", goal: Goal, workers: Workers | None) -> None:
+    """Train until every trial has its outcome: by these workers, or in this process if there are none.
 
     Raises:
         SweepError: all workers have died.
@@ -178,60 +216,35 @@ def _train(search: Search, study: "optuna.Study", goal: Goal, workers: "list[sub
 
     with board.progress(search.name, goal) as show:
         show_all()
-        if not workers:
+        if workers is None:
             worker.work(search, study, show_all)
-        for process in workers:
-            _start(process)
-        dead: set[int] = set()
-        while any(process.poll() is None for process in workers):
-            _tell_deaths(workers, dead)
+            return
+        workers.start()
+        while workers.is_any_left():
+            _bury(study, workers)
             time.sleep(POLL_SECONDS)
             show_all()
+        _bury(study, workers)
         show_all()
     if not worker.is_done(search, study):
-        codes = ", ".join(str(process.returncode) for process in workers)
-        raise SweepError(f"study {search.name}: no worker is left (exit codes {codes}); the same command goes on")
+        raise SweepError(f"study {search.name}: no worker is left; the same command goes on")
 
 
-def _tell_deaths(workers: "list[subprocess.Popen[str]]", known: set[int]) -> None:
-    """Warn of each worker that has died; what it was training, the others will train again."""
-    for process in workers:
-        if process.poll() and process.pid not in known:
-            known.add(process.pid)
-            log.warning("a worker has died (exit code %d); the others go on", process.returncode)
-
-
-@contextlib.contextmanager
-def _workers(n_jobs: int) -> Iterator[list["subprocess.Popen[str]"]]:
-    """Yield processes of the same command that wait for a word; none for one job, which this process does."""
-    command = [sys.executable, "-m", "pipeline.train", *sys.argv[1:]]
-    environment = os.environ | worker.ONE_THREAD | {WORKER: "1"}
-    workers = [
-        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, text=True)
-        for _ in range(n_jobs if n_jobs > 1 else 0)
-    ]
-    try:
-        yield workers
-    finally:
-        for process in workers:
-            with contextlib.suppress(OSError):
-                process.stdin.close()  # type: ignore[union-attr]  # what a worker ends at, if it still lives
-        for process in workers:
-            process.wait()
-
-
-def _start(process: "subprocess.Popen[str]") -> None:
-    with contextlib.suppress(OSError):  # it has died: the others go on
-        process.stdin.write("go\n")  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
+def _bury(study: "optuna.Study", workers: Workers) -> None:
+    """Warn of each worker that has died; what it was training, others will train again."""
+    for death in workers.deaths():
+        log.warning("%s", death.told)
+        if death.name:
+            slots.bury_worker(study, death.name)
 
 
 def _serve(search: Search) -> None:
     """Train for another process, as long as that lives; what takes long to load is loaded while it still checks."""
     from pipeline import train
 
-    with contextlib.suppress(*USERS_ERRORS):  # what the other process tells, too
-        train.warm_up(search.settings)
+    if ON_NODE not in os.environ:  # there the data are brought, which needs the study
+        with contextlib.suppress(*USERS_ERRORS):  # what the other process tells, too
+            train.warm_up(search.settings)
     if not sys.stdin.readline():
         return
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -117,10 +117,10 @@ def train(
     except Pruned:
         outcome = replace(outcome, state=PRUNED)
     except USERS_ERRORS as error:
-        outcome = replace(outcome, error=_told(error))
+        outcome = replace(outcome, error=told(error))
     except Exception as error:  # a fault, of the code or of TensorFlow: that one trial's
         log.exception("trial in %s", folder)
-        outcome = replace(outcome, error=_told(error))
+        outcome = replace(outcome, error=told(error))
     return replace(outcome, seconds=round(time.monotonic() - started, 3), record_id=part.record_id)
 
 
@@ -154,7 +154,8 @@ def _trained(
     return made[0]
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """Return an error as an outcome has it: in one line, without a password."""
     return redact(" ".join(f"{type(error).__name__}: {one_line(error)}".split()))
 
 

@@ -1,5 +1,7 @@
 """A process that trains: it claims a trial, trains it, tells its outcome, and goes on until nothing is left."""
 
+import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +16,7 @@ from pipeline.study.composer import Composer
 from pipeline.study.options import Direction, Options
 from pipeline.study.space import Param
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
+from pipeline.tracking.store import ON_NODE
 
 if TYPE_CHECKING:
     import optuna
@@ -123,10 +126,11 @@ def _conduct(search: Search, study: "optuna.Study", claimed: "optuna.Trial") -> 
     except BaseException:
         slots.lose(study, claimed._trial_id, "its training was interrupted")
         raise
-    claimed.set_user_attr(slots.OUTCOME, asdict(outcome))
     states = optuna.trial.TrialState
     state = {COMPLETE: states.COMPLETE, PRUNED: states.PRUNED, FAILED: states.FAIL}[outcome.state]
-    study.tell(claimed, outcome.value if outcome.state == COMPLETE else None, state, skip_if_finished=True)
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead: others have trained it
+        claimed.set_user_attr(slots.OUTCOME, asdict(outcome))
+        study.tell(claimed, outcome.value if outcome.state == COMPLETE else None, state, skip_if_finished=True)
 
 
 def _found(search: Search, folder: Path, mark: dict[str, Any]) -> Outcome | None:
@@ -150,17 +154,21 @@ def _trained(search: Search, study: "optuna.Study", claimed: "optuna.Trial", mar
     overrides = [*search.fixed, *(f"{key}={value}" for key, value in mark["params"].items())]
     watch = Watch(claimed, search.settings.objective, is_on=search.options.pruner.name != "none")
     part = Part(mark["study"], {"sweep": search.name, "sweep.trial": str(number)}, watch.on_epoch_end)
+    part.named = slots.record_id_of(mark["study"], claimed.number)
     changed: list[signature.ChangedError] = []
 
     def train(composed: "DictConfig") -> Outcome:
         watch.n_epochs = composed[composed.net].epochs
+        failed = Outcome(FAILED, tuple(overrides))
         try:
-            signature.settle_inputs(study, trial.settings_of(composed), mark["params"])
+            settings = trial.settings_of(composed)
+            failed = replace(failed, net=settings.net, dataset=settings.section(settings.net).dataset)
+            signature.settle_inputs(study, settings, mark["params"], bring=ON_NODE in os.environ)
         except signature.ChangedError as error:  # Hydra would print more about it
             changed.append(error)
-            return Outcome(FAILED, tuple(overrides))
-        except USERS_ERRORS:  # that one trial's: the training finds it again
-            pass
+            return failed
+        except USERS_ERRORS as error:  # that one trial's
+            return replace(failed, error=trial.told(error))
         return trial.train(composed, folder, overrides, part, lambda outcome: trial.save(outcome, folder, **mark))
 
     outcome = search.composer.in_job(overrides, number, folder, train)

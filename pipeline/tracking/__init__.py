@@ -5,6 +5,7 @@ from pipeline.tracking.pages import shown_at
 from pipeline.tracking.past import PastRun, read_past
 from pipeline.tracking.reports import add_report, find_run
 from pipeline.tracking.run import (
+    Member,
     Run,
     drop_model_of,
     log_model_of,
@@ -19,6 +20,7 @@ from pipeline.tracking.store import open_store, records_folder, store_root, trac
 from pipeline.tracking.table import history, runs
 
 __all__ = [
+    "Member",
     "PastRun",
     "Run",
     "add_report",

@@ -5,9 +5,11 @@ import functools
 import getpass
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Self
@@ -34,7 +36,7 @@ from pipeline.tracking.records import (
     now,
 )
 from pipeline.tracking.sender import Fate, sender
-from pipeline.tracking.store import check_uri, tracking_uri
+from pipeline.tracking.store import ON_NODE, check_uri, tracking_uri
 from pipeline.trained import Trained
 
 NO_RESULT = {f"mnist.{key}" for key in ("max_csv_bytes", "train_csv", "test_csv", "label_column")}  # data.md5 is
@@ -75,6 +77,25 @@ def run_name(settings: Settings, net: str, overrides: Sequence[str]) -> str:
 def _without_folders(override: str) -> str:
     key, sign, value = override.partition("=")
     return f"{key}={Path(value).name}" if key.endswith("_csv") else key + sign + value
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a run has as one of many.
+
+    Attributes:
+        parent: the record id of the run that it is part of. The end of a part does not wait for MLflow, but on a
+            cluster's node: what is told of it must not be lost with the node.
+        tags: further ones.
+        record_id: of its own record; None: a new one.
+    """
+
+    parent: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    record_id: str | None = None
+
+
+ALONE = Member()
 
 
 class Run:
@@ -253,8 +274,7 @@ def start_run(
     overrides: Sequence[str] = (),
     *,
     code: Code | None = None,
-    parent: str | None = None,
-    tags: Mapping[str, str] = NO_TAGS,
+    member: Member = ALONE,
 ) -> Iterator[Run]:
     """Yield the open run of one training; it ends FINISHED, FAILED with its error as a tag, or KILLED (Ctrl-C).
 
@@ -266,8 +286,7 @@ def start_run(
         inputs: the data that it reads, which become MLflow datasets.
         overrides: what differs from conf/, for the run's name.
         code: the code that trains; None: this checkout's.
-        parent: the record id of the run that it is part of. The end of a part does not wait for MLflow.
-        tags: further ones.
+        member: what it has as part of another run.
 
     Raises:
         SettingsError: the store's address is none.
@@ -279,19 +298,20 @@ def start_run(
         experiment=settings.tracking.experiment,
         params={name: str(value) for name, value in run_params(settings, net).items()},
         datasets=_datasets(inputs),
-        parent=parent,
+        parent=member.parent,
     )
-    record, in_use = Record.begin(opening, _source() | dict(tags))
+    record, in_use = Record.begin(opening, _source() | dict(member.tags), member.record_id)
     run = Run(record, settings, in_use, is_new=True)
+    is_waited_for = member.parent is None or ON_NODE in os.environ  # a node may die, and its disk with it
     origin = _Beside(lambda: _log_lineage(run, code, lambda own: lineage.tags(settings, net, inputs, own, overrides)))
     try:
         yield run
     except BaseException as error:
         origin.join()
-        run.end(*_ending(error), wait=parent is None)
+        run.end(*_ending(error), wait=is_waited_for)
         raise
     origin.join()
-    run.end(wait=parent is None)
+    run.end(wait=is_waited_for)
 
 
 class _Beside(threading.Thread):

@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import socket
 import sqlite3
 import sys
 import time
@@ -39,6 +40,7 @@ MOUNTS = Path("/proc/mounts")
 NETWORK_DISKS = re.compile(r"nfs|cifs|smb|afs|ceph|lustre|gpfs|beegfs|fuse(\.|$)")  # fuseblk is a local disk
 BUSY = "database is locked"
 BUSY_TRIES = 8  # the waits between them double, from 50 ms: 6 s in all
+ON_NODE = "PIPELINE_NODE"  # in the environment of what a cluster runs: its name for that worker
 
 SYNC = "`python -m pipeline.sync` brings what is missing"
 
@@ -158,6 +160,8 @@ def say_away(uri: str, why: str, kept: str) -> None:
 
 def kept(record_id: str) -> str:
     """Return what becomes of a run that a store has not got, for `say_away`."""
+    if ON_NODE in os.environ:  # of a cluster: whoever reads this is elsewhere
+        return f"the run is kept on {socket.gethostname()} in {records_folder() / record_id}, and there {SYNC}"
     return f"the run is kept in records/{record_id}, and {SYNC}"
 
 
