@@ -287,7 +287,7 @@ def test_many_writers_and_a_reader_share_one_store(n_writers, n_runs, settings, 
     records = all_records(tmp_path / "records")
     assert len(records) == n_writers * n_runs
     for record in records:
-        assert_whole(client, tmp_path / "records", record.name)
+        assert_whole(client, tmp_path / "records", record.id)
 
 
 def test_the_next_run_says_how_many_records_wait(settings, own, tmp_path):
