@@ -9,6 +9,11 @@ NOT_LET_IN = (
     "user, password or token is missing, wrong or expired: the environment's MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, are to hold them"
 )
+NOT_TO_A_FILE = (
+    "an address without user, password and query is needed, as Hydra writes it to a file; the environment may "
+    "hold these: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, PGUSER and PGPASSWORD for "
+    "PostgreSQL, or KEY='${oc.env:NAME}' for all of the address"
+)
 NO_DATABASE_USER = "user or password is missing or wrong: the environment's PGUSER and PGPASSWORD are to hold them"
 KNOWN_REASONS = {
     "Connection refused": "connection refused",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.address import redact
+from pipeline.address import NOT_TO_A_FILE, redact
 from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
 from pipeline.config import DATASETS, NETS, Settings, parse
 from pipeline.errors import DataError, SettingsError, SweepError
@@ -269,11 +269,7 @@ def _check_secrets(arguments: list[str]) -> None:
     """Exit where an address has a password: Hydra writes its command line to outputs/ before it calls anything."""
     for argument in arguments:
         if redact(argument) != argument:
-            sys.exit(
-                f"error: {redact(argument)}: an address without user, password and query is needed, as Hydra writes "
-                "it to a file; the environment may hold these: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
-                "for a server, PGUSER and PGPASSWORD for PostgreSQL, or KEY='${oc.env:NAME}' for all of the address"
-            )
+            sys.exit(f"error: {redact(argument)}: {NOT_TO_A_FILE}")
 
 
 def _sweep_has_begun() -> bool:

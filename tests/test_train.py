@@ -374,3 +374,16 @@ def test_weights_to_start_from_are_brought_by_their_md5(repository, settings_of)
         weights, md5 = train.initial_of(settings, asked)
         assert weights["dense/kernel"].tolist() == arrays["dense/kernel"].tolist()
         assert md5 == cache.arrays_md5(arrays)
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"], ["-m", "hydra/sweeper=study"]], ids=["run", "grid", "study"])
+def test_a_password_in_conf_is_in_no_file(app, tmp_path, sweep):
+    (tmp_path / "own/tracking").mkdir(parents=True)
+    (tmp_path / "own/tracking/team.yaml").write_text("uri: http://ann:secret@127.0.0.1:9\nexperiment: e\n")
+    epochs = "scratch.epochs=1,2" if sweep else "scratch.epochs=1"
+    done = app(f"--config-dir={tmp_path / 'own'}", *sweep, *TINY[:-1], epochs, "tracking=team", code=1)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: tracking.uri: an address without user, password and query is needed")
+    assert "secret" not in line
+    (tmp_path / "own/tracking/team.yaml").unlink()
+    assert not [path for path in tmp_path.rglob("*.yaml") if "secret" in path.read_text()]

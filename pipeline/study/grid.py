@@ -25,8 +25,9 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.address import NOT_TO_A_FILE, redact
 from pipeline.command import USERS_ERRORS, one_line
-from pipeline.config import Settings
+from pipeline.config import Settings, flatten
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -77,18 +78,23 @@ log = logging.getLogger(__name__)
 
 
 class Grid(Callback):
-    """What Hydra calls at the begin and the end of a sweep; of one with another sweeper than its own, nothing."""
+    """What Hydra calls at the begin and the end of a sweep; of one with another sweeper than its own, little."""
 
     def __init__(self, max_failure_rate: float, keep_models: int) -> None:
         self._max_failure_rate = max_failure_rate
         self._keep_models = keep_models
 
+    def on_run_start(self, config: "DictConfig", **_: Any) -> None:
+        """Check a single training's config, before Hydra writes it to a file."""
+        with _told():
+            _check_secrets(config)
+
     def on_multirun_start(self, config: "DictConfig", **_: Any) -> None:
         """Check all that the grid will try, and open the parent run."""
-        if not _is_grid(config):
-            return
         with _told():
-            self._begin(config)
+            _check_secrets(config)
+            if _is_grid(config):
+                self._begin(config)
 
     def _begin(self, config: "DictConfig") -> None:
         from pipeline.study import checks, desk, options, report, trial
@@ -210,6 +216,16 @@ def _shown(begun: Open, news: Callable[[], list[str]] | None) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _check_secrets(config: "DictConfig") -> None:
+    """Raise SettingsError where an address of the config has a password, as no file is to hold one."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(config)  # not resolved: what the environment holds is not written
+    for key, value in flatten(plain).items():
+        if redact(str(value)) != str(value):
+            raise SettingsError(f"{key}: {NOT_TO_A_FILE}, but got {redact(str(value))}")
 
 
 @contextlib.contextmanager
