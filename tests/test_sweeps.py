@@ -276,6 +276,7 @@ def test_a_grid_goes_on_after_a_failed_job(place):
         ),
         (["mnist=digits", SPACE[0]], "mnist=digits: an override that the run reads is needed, but net=scratch on"),
         ([SPACE[0], "hydra/launcher=joblib"], "hydra/launcher: none is needed, as a study starts its own workers"),
+        ([SPACE[0], "hydra.sweep.dir=here"], "hydra.sweep.dir: none is needed, as a study's trials are in multirun/"),
         ([SPACE[0], "hydra.sweeper.storage=postgresql://127.0.0.1:1/x"], "cannot be opened"),
         ([SPACE[0], "hydra.sweeper.storage=postgresql://ann:secret@127.0.0.1:1/x"], "an address without user"),
     ],
@@ -308,16 +309,18 @@ def wait_for_trials(place: Place, process: subprocess.Popen, n_trials: int) -> N
         ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=1"),
         ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=2"),
         ("hydra/launcher=basic",),
+        ("hydra/launcher=basic", "hydra.sweep.dir=multirun/here"),
         ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     ],
-    ids=["study", "study of two", "grid", "joblib"],
+    ids=["study", "study of two", "grid", "grid in a folder", "joblib"],
 )
 def test_ctrl_c_ends_a_sweep_with_one_line_and_a_leaderboard(place, arguments):
     process = place.start(*arguments, *SMALL, "scratch.epochs=3000", RATES)
     wait_for_trials(place, process, 3)  # so that of two workers one has told its first
     os.killpg(process.pid, signal.SIGINT)
     told = place.end(process, code=130)
-    line = r": interrupted after \d of 9 trials; the same command (goes on|reuses what has finished)$"
+    again = r" with another hydra\.sweep\.dir" if "here" in arguments[-1] else ""
+    line = rf": interrupted after \d of 9 trials; the same command{again} (goes on|reuses what has finished)$"
     assert len(re.findall(line, told.stderr, re.MULTILINE)) == 1
     if "joblib" not in arguments[0]:  # whose processes may be hit within a weakref's callback
         assert "Traceback" not in told.stderr

@@ -3,11 +3,15 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Settings
+from pipeline.config import Settings, read_yaml
 from pipeline.errors import SettingsError
 from pipeline.study import trial
 from pipeline.study.composer import Composer
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 NOT_VARIED = re.compile(r"objective$|tracking\b|hydra\b")
 
@@ -39,6 +43,16 @@ def check(composer: Composer, fixed: Sequence[str], tried: Sequence[Sequence[str
                     f"{override} has {other.objective}; set one: objective={other.objective}"
                 )
     return settings
+
+
+def names_folder(config: "DictConfig") -> bool:
+    """Return whether a sweep is to be in a folder of the user's, instead of one that no other sweep has had."""
+    from omegaconf import OmegaConf
+
+    from pipeline.train import CONF
+
+    given: Any = OmegaConf.to_container(config.hydra.sweep)  # not resolved: as it stands in conf/
+    return bool(given["dir"] != read_yaml(CONF / "config.yaml")["hydra"]["sweep"]["dir"])
 
 
 def make_folder(folder: Path) -> None:

@@ -57,12 +57,14 @@ class Open:
         sweep: what it is.
         parent: its run.
         folder: of its jobs.
+        again: what the same command needs to go on after Ctrl-C.
         around: what ends with it: the connection to a cluster, what shows its jobs.
     """
 
     sweep: "Sweep"
     parent: "tracking.Run"
     folder: Path
+    again: str
     around: ExitStack = field(default_factory=ExitStack)
 
     def rows(self) -> "list[Row]":
@@ -123,7 +125,8 @@ class Grid(Callback):
             given = list(config.hydra.overrides.task)
             sweep_id, name = variables[PARENT], _name(folder)
             sweep = report.Sweep(settings, sweep_id, name, space, given, goal, keep, there.everywhere)
-            begun = Open(sweep, report.begin(sweep), folder)
+            again = " with another hydra.sweep.dir" if checks.names_folder(config) else ""  # as this one is not empty
+            begun = Open(sweep, report.begin(sweep), folder, again)
             if launcher in ELSEWHERE:
                 around.enter_context(_shown(begun, there.news))
             begun.around = around.pop_all()
@@ -253,8 +256,8 @@ def interrupt(told: str = "interrupted") -> None:
         begun.around.close()
         rows = begun.rows()
         log.info(
-            "grid %s: %s after %d of %d trials; the same command reuses what has finished",
-            *(begun.sweep.name, told, len(rows), begun.sweep.goal.n_trials),
+            "grid %s: %s after %d of %d trials; the same command%s reuses what has finished",
+            *(begun.sweep.name, told, len(rows), begun.sweep.goal.n_trials, begun.again),
         )
         _end_abandoned(begun)
         report.tell(begun.sweep, begun.parent, rows, {}, is_over=False)

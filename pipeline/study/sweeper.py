@@ -55,6 +55,11 @@ def sweep(loader: "ConfigLoader", config: "DictConfig", given: Mapping[str, Any]
         raise SettingsError(
             "hydra/launcher: none is needed, as a study starts its own workers: hydra.sweeper.n_jobs says how many"
         )
+    if checks.names_folder(config):
+        raise SettingsError(
+            f"hydra.sweep.dir: none is needed, as a study's trials are in {MULTIRUN}/<study>, which "
+            "hydra.sweeper.study_name names"
+        )
     search = search_of(Composer(loader, config), given, overrides)
     with storage.expected(search.name):
         if IS_WORKER in os.environ:
