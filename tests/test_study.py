@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import train
 from pipeline.errors import DataError, Pruned, SettingsError, SweepError
 from pipeline.study import board, move, options, signature, slots, space, storage, sweeper, trial, worker
 from pipeline.study.board import Goal
@@ -473,6 +474,22 @@ def test_the_leaderboard_has_the_best_first_and_the_failed_last():
 
 def test_the_winners_command_has_what_its_settings_depend_on_alone():
     assert board.command(ROWS[3]) == "dvc exp run -S 'keras.units=[3,2]' -S seed=3"
+
+
+def test_a_winner_that_no_stage_can_train_is_told_as_a_training(capsys):
+    given = ("experiment=history", "keras.units=3", "net=keras", "objective=loss")
+    trained = Row(0, {}, Outcome(COMPLETE, given, 1.0, net="keras", dataset="mnist", warm_start=True))
+    board.show_end([trained], Goal("loss", "minimize", 1), None)
+    told = "python -m pipeline.train hydra.mode=RUN net=keras experiment=history keras.units=3\n"
+    assert f"the winner once more (no stage can start from earlier weights): {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("experiment", "warm"), [("history", True), ("quick", False)])
+def test_an_outcome_says_whether_a_stage_could_have_trained_it(composer, monkeypatch, tmp_path, experiment, warm):
+    monkeypatch.setattr("pipeline.train.run", lambda *_: (_ for _ in ()).throw(DataError("no weights")))
+    composed = composer.config([f"experiment={experiment}"])
+    part = train.Part(None, {}, lambda epoch, metrics: None)
+    assert trial.train(composed, tmp_path, [], part).warm_start is warm
 
 
 def test_failures_end_a_sweep_badly_if_too_many_or_all():

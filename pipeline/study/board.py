@@ -147,9 +147,26 @@ def command(winner: Row) -> str:
     >>> given = ("net=keras", "keras.units=[64,32]", "tracking.uri=null")
     >>> command(Row(0, {}, Outcome("complete", given)))
     "dvc exp run -S 'keras.units=[64,32]'"
+
+    Of one that starts from earlier weights it is the command that only trains it again:
+
+    >>> command(Row(0, {}, Outcome("complete", ("net=keras", "keras.warm_start=true"), warm_start=True)))
+    'python -m pipeline.train hydra.mode=RUN net=keras keras.warm_start=true'
     """
-    told = [text for text in winner.outcome.overrides if not _is_no_result(text) and reads(winner.outcome, text)]
-    return " ".join(["dvc exp run", *(f"-S {shlex.quote(text)}" for text in told)])
+    given = [text for text in winner.outcome.overrides if reads(winner.outcome, text)]
+    told = [shlex.quote(text) for text in given if not _is_no_result(text)]
+    if not winner.outcome.warm_start:
+        return " ".join(["dvc exp run", *(f"-S {text}" for text in told)])
+    net = [text for text in given if text.startswith("net=")]
+    return " ".join(["python -m pipeline.train hydra.mode=RUN", *net, *told])
+
+
+def told_command(winner: Row, quoted: str = "") -> str:
+    """Return the command of the winner with what it does, the command between two of `quoted`."""
+    does = "as the project's own result"
+    if winner.outcome.warm_start:
+        does = "once more (no stage can start from earlier weights)"
+    return f"{does}: {quoted}{command(winner)}{quoted}"
 
 
 def show_end(rows: Sequence[Row], goal: Goal, address: str | None) -> None:
@@ -177,7 +194,7 @@ def show_end(rows: Sequence[Row], goal: Goal, address: str | None) -> None:
     winner = best(rows, goal.direction)
     if winner:
         which = f" (net={winner.outcome.net})" if "net" in keys_of(rows) else ""
-        lines.append(f"the winner{which} as the project's own result: {command(winner)}")
+        lines.append(f"the winner{which} {told_command(winner)}")
     for text in lines:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -16,7 +16,7 @@ from pipeline import tracking
 from pipeline.address import reason, redact
 from pipeline.config import Settings
 from pipeline.errors import DataError
-from pipeline.study.board import Goal, best, cells, columns, command, count, errors, keys_of, ranked
+from pipeline.study.board import Goal, best, cells, columns, command, count, errors, keys_of, ranked, told_command
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
 from pipeline.tracking.children import Child, children_of, end_children
 from pipeline.tracking.records import FINISHED, find_record
@@ -232,7 +232,7 @@ def _note(
     lines += [f"\n{told}" for told in errors(rows)[:NOTED]]
     winner = best(rows, goal.direction)
     if winner:
-        lines += ["", f"The winner as the project's own result: `{command(winner)}`"]
+        lines += ["", f"The winner {told_command(winner, '`')}"]
     if reused:
         lines += [
             "",

@@ -42,6 +42,7 @@ class Outcome:
         reused: whether an earlier training was taken instead.
         net: that was trained; None where the settings were not read.
         dataset: that it was trained on; likewise.
+        warm_start: whether its settings have a Keras net start from earlier weights, as no stage can.
     """
 
     state: str
@@ -54,6 +55,7 @@ class Outcome:
     reused: bool = False
     net: str | None = None
     dataset: str | None = None
+    warm_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def train(
     outcome = Outcome(FAILED, tuple(overrides))
     try:
         settings = settings_of(composed)
-        outcome = replace(outcome, net=settings.net, dataset=settings.section(settings.net).dataset)
+        dataset = settings.section(settings.net).dataset
+        outcome = replace(outcome, net=settings.net, dataset=dataset, warm_start=settings.keras.warm_start)
         return _trained(settings, folder, outcome, part, keep, started)
     except Pruned:
         outcome = replace(outcome, state=PRUNED)
