@@ -12,16 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tracked import CODE, DATA_MD5
+from tracked import rows as rows_of_data
 
-from pipeline import train
+from pipeline import tracking, train, train_scratch, trained
 from pipeline.errors import DataError, Pruned, SettingsError, SweepError
-from pipeline.study import board, move, options, signature, slots, space, storage, sweeper, trial, worker
+from pipeline.lineage import inputs_of
+from pipeline.study import board, move, options, report, signature, slots, space, storage, sweeper, trial, worker
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
 from pipeline.study.pruning import SlotPruner
 from pipeline.study.space import Param
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
 from pipeline.study.worker import REPORTS, Watch
+from pipeline.tracking.models import has_parts
+from pipeline.tracking.records import find_record
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLER = {"name": "tpe", "seed": 0, "startup_trials": 4}
@@ -699,6 +704,30 @@ def test_a_parameter_that_a_trial_does_not_read_is_neither_shown_nor_commanded(c
     told = capsys.readouterr().out
     assert "the winner (net=scratch) as the project's own result: dvc exp run -S scratch.n_hidden=3\n" in told
     assert not any(line.endswith(" ") for line in told.splitlines())
+
+
+@pytest.mark.parametrize("reused", [True, False])
+@pytest.mark.usefixtures("own_tracking")
+def test_a_model_that_is_wanted_is_made_or_it_is_told(settings_of, new_store, here, caplog, reused):
+    """Of the best trial it can be made, of the second not: a smaller keep_models has removed its parts."""
+    settings = settings_of("net=scratch", f"tracking.uri={new_store(here)}")
+    data = rows_of_data()
+    trials = []
+    for number in range(3):
+        with tracking.start_run(settings, "scratch", inputs_of("mnist", data, DATA_MD5), code=CODE) as run:
+            result = train_scratch.run(replace(settings.scratch, epochs=1), data, 0, run.on_epoch_end)
+            trained.save(result, here / "net")
+            run.log_trained(result, here / "net", settings, example=data["X_test"][:2], with_model=False)
+        trials.append(Row(number, {}, Outcome(COMPLETE, (), float(number), record_id=run.record_id, reused=reused)))
+    best, second, third = (find_record(row.outcome.record_id) for row in trials)
+    tracking.drop_model_of(second.id)
+    goal = Goal("loss", "minimize", 3)
+    report._keep_models(report.Sweep(settings, "p" * 32, "k", {}, [], goal, 2), trials)
+    assert [record.state.model for record in (best, second, third)] == [True, False, False]
+    assert has_parts(third) is reused
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "pipeline.study.report"]
+    assert told.startswith("k: keep_models=2, but what a model is made from was removed of trial 1, which was not ")
+    assert ("tracking.reuse=false" in told) is reused
 
 
 def test_a_grid_reuses_nothing_whose_weights_were_replaced(here, composer):

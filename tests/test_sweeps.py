@@ -424,6 +424,9 @@ def test_so_many_of_the_best_get_their_model(place, keep_models):
     while len(place.query("SELECT 1 FROM logged_models")) < keep_models and time.monotonic() < end:
         time.sleep(0.2)
     assert len(place.query("SELECT 1 FROM logged_models")) == keep_models
+    more = place.study(*SMALL, *GRID, "hydra.sweeper.study_name=k", "hydra.sweeper.keep_models=3")
+    told = re.findall(r"^k: keep_models=3, but .* of trial (.*), which was not", more.stderr, re.MULTILINE)
+    assert [len(numbers.split(", ")) for numbers in told] == [3 - keep_models]
 
 
 @pytest.mark.parametrize(

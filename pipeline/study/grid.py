@@ -142,6 +142,7 @@ class Grid(Callback):
     def _end(self) -> None:
         from pipeline.study import board, report
 
+        _log_lines()  # joblib's launcher has set Hydra's again
         begun = _open.pop(os.environ.pop(PARENT))
         sweep, parent = begun.sweep, begun.parent
         with begun.around:

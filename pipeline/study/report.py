@@ -19,6 +19,7 @@ from pipeline.errors import DataError
 from pipeline.study.board import Goal, best, cells, columns, command, count, errors, keys_of, ranked, told_command
 from pipeline.study.trial import COMPLETE, FAILED, PRUNED, Outcome, Row
 from pipeline.tracking.children import Child, children_of, end_children
+from pipeline.tracking.models import has_parts
 from pipeline.tracking.records import FINISHED, find_record
 from pipeline.tracking.run import Run
 
@@ -245,38 +246,54 @@ def _note(
 
 
 def _keep_models(sweep: Sweep, rows: Sequence[Row]) -> None:
-    """Have MLflow make the models of the best trials, and remove what those of the others would be made from."""
-    own = [row for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id and not row.outcome.reused]
-    chosen = [row for row in own[: sweep.keep_models] if row.outcome.state == COMPLETE]
+    """Have MLflow make the models of the best trials, and remove what those of the others would be made from.
+
+    Of a reused trial nothing is removed, as it is another sweep's.
+    """
+    known = [row for row in ranked(rows, sweep.goal.direction) if row.outcome.record_id]
+    chosen = [row for row in known[: sweep.keep_models] if row.outcome.state == COMPLETE]
     kept = [str(row.outcome.record_id) for row in chosen]
-    others = [str(row.outcome.record_id) for row in own if row not in chosen]
+    others = [str(row.outcome.record_id) for row in known if row not in chosen and not row.outcome.reused]
     made = set(make_models(sweep.settings, kept, others))
     if sweep.everywhere:
         for found in sweep.everywhere(make_models, sweep.settings, kept, others).values():
             made |= set(found) if isinstance(found, list) else set()
-        for row in chosen:
-            if row.outcome.record_id not in made:
-                log.warning("trial %d: its node is gone, so MLflow gets its weights but no model", row.number)
+    without = [row for row in chosen if row.outcome.record_id not in made]
+    if without and sweep.everywhere:
+        for row in without:
+            log.warning("trial %d: its node is gone, so MLflow gets its weights but no model", row.number)
+    elif without:
+        log.warning(
+            "%s: keep_models=%d, but what a model is made from was removed of trial %s, which was not among the "
+            "best%s",
+            *(sweep.name, sweep.keep_models, ", ".join(str(row.number) for row in without)),
+            " of an earlier sweep; tracking.reuse=false trains it anew" if without[0].outcome.reused else " before",
+        )
 
 
 def make_models(settings: Settings, kept: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Have MLflow make the models of those runs whose records are here, and return these.
+    """Have MLflow make the models of those runs whose records are here, and return those of which it has one.
 
     Args:
         settings: those of tracking are read.
         kept: the records whose models are made.
         others: those of which what a model would be made from is removed.
     """
+    store = redact(tracking.tracking_uri(settings))
     made = []
     for record_id in (*others, *kept):
         try:
-            if record_id in kept:
-                tracking.log_model_of(settings, record_id)
-                made.append(record_id)
-            else:
-                tracking.drop_model_of(record_id)
+            record = find_record(record_id)
         except DataError as error:  # it was made on another machine, or removed
             log.debug("%s", error)
+            continue
+        if record_id not in kept:
+            tracking.drop_model_of(record_id)
+        elif has_parts(record):
+            tracking.log_model_of(settings, record_id)
+            made.append(record_id)
+        elif record.delivered(store).model_id is not None:
+            made.append(record_id)
     return made
 
 

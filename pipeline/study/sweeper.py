@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MULTIRUN = Path("multirun")
 POLL_SECONDS = 0.3
 MOST_DATA = 4  # different data that are made before a sweep goes on: each may take seconds
-ADDRESS = "address"  # attribute of a study: by its number of trials, where MLflow compares them
+ADDRESS = "address"  # attribute of a study: where MLflow compares its trials, by their number and that of models
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ def conduct(search: Search) -> None:
         log.info("study %s: has %d trials already, so that n_trials=%d adds none", search.name, n_done, n_slots)
     elif n_slots < n_combinations:
         log.info("the grid has %d combinations, of which n_trials=%d are tried", n_combinations, n_slots)
-    address = study.user_attrs.get(ADDRESS, {}).get(str(goal.n_trials))
+    address = study.user_attrs.get(ADDRESS, {}).get(_told(search, goal))
     if not worker.is_done(search, study) or not address:
         address = _go_on(search, study, goal)
     else:
@@ -161,7 +161,7 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
                 report.tell(sweep, parent, worker.rows(search, study), report.importances_of(study))
     address = report.compared(sweep, parent, worker.rows(search, study)) or ""
     if address:
-        study.set_user_attr(ADDRESS, {str(goal.n_trials): address})
+        study.set_user_attr(ADDRESS, {_told(search, goal): address})
     return address
 
 
@@ -189,6 +189,11 @@ def _everywhere(search: Search) -> "Callable[..., Mapping[str, Any]] | None":
     from pipeline.study import on_ray
 
     return on_ray.everywhere
+
+
+def _told(search: Search, goal: Goal) -> str:
+    """Return what has been told, and needs not be told again, once a study has come to its end."""
+    return f"{goal.n_trials} trials, {search.options.keep_models} models"
 
 
 def _settle_data(search: Search, study: "optuna.Study") -> None:
