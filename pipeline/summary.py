@@ -9,7 +9,6 @@ from rich.table import Table
 
 from pipeline.command import command
 from pipeline.config import NETS, PARAMS_FILE, load_params
-from pipeline.errors import SettingsError
 from pipeline.paths import REPORTS, RUNS
 from pipeline.progress import number
 
@@ -35,23 +34,10 @@ def run(metrics: dict[str, dict[str, float]], datasets: dict[str, str]) -> Table
     return table
 
 
-def shown(digests: list[str]) -> str | None:
-    """Return where MLflow shows the runs that have made these weights; None where there are none."""
-    from mlflow.exceptions import MlflowException
+def _shown_at(digests: list[str]) -> str | None:
+    from pipeline.tracking import page_of_weights
 
-    from pipeline import tracking
-    from pipeline.tracking.pages import server, shown_at
-    from pipeline.tracking.table import find_experiment
-
-    settings = load_params()
-    try:
-        if find_experiment(settings) is None:
-            return None
-        found = [tracking.find_run(settings, digest) for digest in digests]
-        run_ids = [run_id for run_id in found if run_id]
-        return shown_at(settings, run_ids) if run_ids else None
-    except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
-        return f"not known, {server(settings)} does not answer"
+    return page_of_weights(load_params(), digests)
 
 
 def _read(path: Path) -> Any:
@@ -67,7 +53,7 @@ def main() -> None:
     described = {net: _read(RUNS / net / "net.json") for net in metrics}
     console = Console()
     console.print(run(metrics, {net: one["dataset"] for net, one in described.items()}))
-    address = shown([one["weights_sha256"] for one in described.values()]) if PARAMS_FILE.is_file() else None
+    address = _shown_at([one["weights_sha256"] for one in described.values()]) if PARAMS_FILE.is_file() else None
     if address:
         console.print(f"\nthese runs in MLflow: {address}", highlight=False, soft_wrap=True)
     console.print(NEXT.format(pictures=REPORTS / "pictures"), highlight=False, soft_wrap=True)

@@ -104,6 +104,18 @@ def test_a_stage_lists_the_params_that_it_reads(stage):
     assert set(STAGES[stage].get("params", [])) == read
 
 
+@pytest.mark.parametrize(
+    ("package", "place"),
+    [("mlflow", "tracking/"), ("keras", "train_keras.py"), ("tensorflow", "train_keras.py")],
+)
+def test_a_large_package_is_imported_in_one_place_alone(package, place):
+    line = re.compile(rf"^ *(import|from) {package}\b", re.MULTILINE)
+    files = (ROOT / "pipeline").rglob("*.py")
+    found = [str(file.relative_to(ROOT / "pipeline")) for file in files if line.search(file.read_text())]
+    assert found
+    assert [file for file in found if not file.startswith(place)] == []
+
+
 def test_no_stage_depends_on_the_tracking_settings():
     params = [param for stage in STAGES.values() for param in stage.get("params", [])]
     assert not [param for param in params if param.startswith("tracking")]

@@ -3,7 +3,7 @@
 from pipeline.tracking.calls import call
 from pipeline.tracking.pages import shown_at
 from pipeline.tracking.past import PastRun, read_past
-from pipeline.tracking.reports import add_report, find_run
+from pipeline.tracking.reports import add_report, find_run, page_of_weights
 from pipeline.tracking.run import (
     Member,
     Run,
@@ -32,6 +32,7 @@ __all__ = [
     "log_origin",
     "open_parent",
     "open_store",
+    "page_of_weights",
     "prepare",
     "read_past",
     "records_folder",

@@ -55,11 +55,9 @@ class Parts:
 
 def keep_keras(record: Record, model: Any, example: np.ndarray) -> None:
     """Write what MLflow's model of a `keras.Model` is made from, with `example` (2, d) of its input."""
-    import keras
-
     folder = _folder(record)
     model.save(folder / "model.keras")
-    options = {"keras_version": keras.__version__, "keras_backend": keras.backend.backend()}
+    options = {"keras_version": version("keras"), "keras_backend": "tensorflow"}  # the backend that train_keras takes
     parts = Parts("keras", model.output_shape[-1], model.compute_dtype, _pinned("keras", "tensorflow"), options)
     _describe(folder, parts, example)
 

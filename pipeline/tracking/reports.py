@@ -2,15 +2,17 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.address import reason, redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
+from pipeline.tracking.pages import server, shown_at
 from pipeline.tracking.records import now, record_of_weights
 from pipeline.tracking.run import PER_CLASS_FILE, Run, per_class_text
 from pipeline.tracking.store import open_store, say_away, tracking_uri
+from pipeline.tracking.table import find_experiment
 
 log = logging.getLogger(__name__)
 
@@ -74,3 +76,22 @@ def find_run(settings: Settings, weights_sha256: str) -> str | None:
     experiment_id = open_store(settings)  # before the client is made: it takes the address that is set by then
     found = mlflow.MlflowClient().search_runs([experiment_id], f"tags.weights_sha256 = '{weights_sha256}'")
     return next((str(run.info.run_id) for run in found if "reproduces" not in run.data.tags), None)
+
+
+def page_of_weights(settings: Settings, digests: Sequence[str]) -> str | None:
+    """Return where MLflow shows the runs that have made these weights, or that it does not answer; None: no such run.
+
+    Args:
+        settings: those of tracking are read.
+        digests: SHA-256 of each net's weights.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if find_experiment(settings) is None:
+            return None
+        found = [find_run(settings, digest) for digest in digests]
+        run_ids = [run_id for run_id in found if run_id]
+        return shown_at(settings, run_ids) if run_ids else None
+    except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
+        return f"not known, {server(settings)} does not answer"
