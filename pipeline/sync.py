@@ -16,30 +16,34 @@ from pipeline.command import one_line, parsing_command
 from pipeline.config import Settings
 from pipeline.errors import DataError
 from pipeline.tracking import tracking_uri
-from pipeline.tracking.delivery import Destination, deliver
+from pipeline.tracking.delivery import Destination, RunDeleted, deliver
 from pipeline.tracking.ledger import lacking
 from pipeline.tracking.records import Record, State
 from pipeline.tracking.store import absolute, check_uri, records_folder
 from pipeline.tracking.table import own_settings
+from pipeline.tracking.witness import forget, still_has
 
 SHORT_ID = 8
+LOST = "it has lost what it had got (made anew, or restored from a backup); all is brought again"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Counts:
-    """How many records were brought, could not be, or are still being written."""
+    """How many records were brought, could not be, are still being written, or were deleted in the store."""
 
     brought: int = 0
     failed: int = 0
     in_use: int = 0
+    deleted: int = 0
 
     def __str__(self) -> str:
         """Return them as people read them."""
         told = [f"{self.brought} brought"]
         told += [f"{self.failed} could not be: done again, this goes on where it ended"] if self.failed else []
         told += [f"{self.in_use} left alone, as their process still works on them"] if self.in_use else []
+        told += [f"{self.deleted} left alone, as their runs were deleted there"] if self.deleted else []
         return ", ".join(told)
 
 
@@ -80,6 +84,9 @@ def run(records: list[Record], to: Destination) -> Counts:
             died = record.end_if_dead()
             has = deliver(record, to)
             log.info("%s: %s", name, _told(record.state, died, str(has.run_id)))
+        except RunDeleted as error:
+            counts.deleted += 1
+            log.info("%s: %s, and stays so", name, error)
         except DataError as error:
             counts.failed += 1
             log.warning("%s: %s", name, one_line(error))
@@ -106,11 +113,17 @@ def main() -> None:
         metavar="URI",
         help="bring the runs of this store, of the experiment of the same name",
     )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="bring also what the store is noted to have: it was restored from a backup; what it has is not doubled",
+    )
     given = parser.parse_args()
     settings = own_settings()
     uri = absolute(given.to) if given.to else tracking_uri(settings)
     check_uri(uri)
     to = Destination(uri)
+    _forget_if_lost(to, again=given.again)
     records = _imported(given.source, settings, to) if given.source else waiting(to.key, every=bool(given.to))
     if not records:
         log.info("nothing waits for %s", to.key)
@@ -121,6 +134,16 @@ def main() -> None:
     log.info("%s: %s", to.key, counts)
     if counts.failed:
         sys.exit(1)
+
+
+def _forget_if_lost(to: Destination, *, again: bool) -> None:
+    """Forget what a store has got if it has lost it, or if asked to; say where it cannot be asked."""
+    try:
+        if again or not still_has(to):
+            log.info("%s: %s", to.key, "all is brought again" if again else LOST)
+            forget(to.key)
+    except Exception as error:  # of MLflow, the network or a database: what waits has its own line for that
+        log.warning("%s: could not be asked whether it still has what it got (%s)", to.key, reason(error))
 
 
 def _tell_of_others(key: str) -> None:

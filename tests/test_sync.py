@@ -1,7 +1,9 @@
 """`python -m pipeline.sync`: every record that a store lacks reaches it whole, once, whatever broke off before."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from whole import assert_whole, lost_points, runs_of
 
 from pipeline import tracking
 from pipeline.config import to_dict
+from pipeline.tracking.delivery import Destination, deliver
 from pipeline.tracking.records import FINISHED, Opening, PointsWriter, Record, all_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,6 +167,95 @@ def test_a_damaged_record_is_one_line_and_holds_up_no_other(sync, store, client,
     assert any(f"{damaged.folder / file}: is damaged" in line for line in lines[:2])
     assert lines[2].startswith(f"{store}: 1 brought, 1 could not be")
     assert [run.data.tags["record"] for run in runs_of(client)] == [whole.id]
+
+
+def remade(store, new_store, tmp_path) -> None:
+    """Put a new store in the place of one."""
+    (tmp_path / "new").mkdir()
+    new = new_store(tmp_path / "new").removeprefix("sqlite:///")
+    replaced(store, new)
+
+
+def replaced(store, by) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(by)) as source,
+        contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as copy,
+    ):
+        source.backup(copy)
+
+
+def test_a_store_made_anew_gets_everything_again(sync, store, new_store, tmp_path):
+    import mlflow
+
+    whole = write_record(store, tmp_path, "whole")
+    live = write_record(store, tmp_path, "live", ended=False)
+    sync(store)  # the live one is delivered, and goes on
+    live.change(status="RUNNING", end_time=None)
+    sync(store)
+    live.change(status=FINISHED, end_time=1_000_010)
+    remade(store, new_store, tmp_path)
+    said = sync(store)
+    assert said.startswith(f"{store}: it has lost what it had got")
+    client = mlflow.MlflowClient(store)
+    for record in (whole, live):
+        (run,) = runs_of(client, record.id)
+        assert run.info.status == "FINISHED"
+        assert lost_points(client, run.info.run_id, record) == 0
+    assert sync(store) == f"nothing waits for {store}\n"
+
+
+def test_a_store_restored_from_an_earlier_backup_gets_what_it_lacks(sync, store, client, tmp_path):
+    record = write_record(store, tmp_path, ended=False)
+    deliver(record, Destination(store))
+    with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as now:
+        now.execute("VACUUM INTO ?", (str(tmp_path / "backup.db"),))
+    points = PointsWriter(record)
+    points.append(4, {"loss": 0.25}, at=1_000_004)
+    points.close()
+    record.change(status=FINISHED, end_time=1_000_010)
+    sync(store)
+    replaced(store, tmp_path / "backup.db")
+    assert "lost what it had got" in sync(store)
+    (run,) = runs_of(client, record.id)
+    assert run.info.status == "FINISHED"
+    assert lost_points(client, run.info.run_id, record) == 0
+
+
+def test_again_brings_what_the_store_is_noted_to_have(sync, store, client, tmp_path):
+    record = write_record(store, tmp_path)
+    sync(store)
+    with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
+        database.execute("DELETE FROM metrics WHERE step = 2")
+    assert sync(store) == f"nothing waits for {store}\n"
+    assert sync(store, "--again").splitlines()[-1] == f"{store}: 1 brought"
+    (run,) = runs_of(client, record.id)
+    assert lost_points(client, run.info.run_id, record) == 0
+
+
+def test_a_live_run_that_the_store_has_lost_is_made_again(store, client, tmp_path):
+    record = write_record(store, tmp_path, ended=False)
+    to = Destination(store)
+    lost = deliver(record, to).run_id
+    with contextlib.closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database, database:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            database.execute(f"DELETE FROM {table}")
+    record.change({"late": "tag"})
+    has = deliver(record, to)
+    assert has.run_id != lost
+    assert lost_points(client, has.run_id, record) == 0
+
+
+def test_a_run_that_was_deleted_in_the_store_stays_deleted(sync, store, client, tmp_path):
+    record = write_record(store, tmp_path)
+    sync(store)
+    (run,) = runs_of(client)
+    client.delete_run(run.info.run_id)
+    record.change({"late": "tag"})
+    for arguments in ([], [], ["--again"]):
+        said = sync(store, *arguments).splitlines()
+        assert said[-2].endswith(f"made: run {run.info.run_id} was deleted there, and stays so")
+        assert said[-1] == f"{store}: 0 brought, 1 left alone, as their runs were deleted there"
+    assert runs_of(client) == []
 
 
 def test_what_waits_for_another_store_is_told(sync, store, tmp_path):

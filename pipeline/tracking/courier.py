@@ -33,7 +33,7 @@ from typing import Any, BinaryIO, TextIO
 from pipeline.address import reason
 from pipeline.errors import DataError
 from pipeline.tracking.calls import answer_to, heard
-from pipeline.tracking.delivery import Destination, deliver
+from pipeline.tracking.delivery import Destination, RunDeleted, deliver
 from pipeline.tracking.ledger import lacking
 from pipeline.tracking.records import RUNNING, Record
 from pipeline.tracking.store import kept, say_away
@@ -123,6 +123,10 @@ class Courier:
             is_new, errand.is_new = errand.is_new, False  # an answer may be lost, and yet the run be there
             has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}), is_new=is_new)
             experiment_id = store.to.experiment_id(record.opening.experiment)
+        except RunDeleted as error:  # nothing more goes there, and the store is there for others
+            self.errands.pop(record.id).in_use.close()
+            self.say({"record": record.id, "away": str(error)})
+            return
         except Exception as error:  # MLflow, the network and the databases have too many to name
             store.was_away()
             errand.away = reason(error)

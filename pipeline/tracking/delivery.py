@@ -1,7 +1,8 @@
 """Brings a record to an MLflow store: what the courier does while a run goes on, and `pipeline.sync` afterwards.
 
 It may break off at any moment and be done again: runs are found by the tag `record`, points and params that a store
-has already change nothing there, and what it has got is noted in the record after each step.
+has already change nothing there, and what it has got is noted in the record after each step. A run that is noted and
+that the store no longer has, as it was made anew, is made again; one that was deleted in it stays deleted.
 """
 
 import contextlib
@@ -20,6 +21,12 @@ LARGEST_BATCH = 1000  # metrics, and of tags and params 100, that MLflow takes i
 LARGEST_TAG = 5000  # characters; what the smallest limit of an MLflow server lets pass
 NAME_TAG = "mlflow.runName"
 PARENT_TAG = "mlflow.parentRunId"
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+REFUSED = (ABSENT, "INVALID_PARAMETER_VALUE")  # how MLflow answers where a run is absent, or deleted
+
+
+class RunDeleted(Exception):  # noqa: N818 – it is no error
+    """The run of a record was deleted in the store, by whoever did not want it there."""
 
 
 class Destination:
@@ -44,6 +51,10 @@ class Destination:
             self._experiments[name] = patiently(self.uri, lambda: open_experiment(self.uri, name))
         return self._experiments[name]
 
+    def forget(self) -> None:
+        """Ask again for the ids of experiments: the store was made anew."""
+        self._experiments.clear()
+
     def write(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Return what a method of the client returns that writes."""
         return patiently(self.uri, lambda: getattr(self.client, method)(*arguments, **options))
@@ -61,21 +72,60 @@ def deliver(
         is_new: whether it is not looked for in the store, which takes longer the more runs there are.
 
     Raises:
+        RunDeleted: the run was deleted in the store.
+        DataError: the record is damaged.
         Exception: whatever MLflow raises where the store does not answer, or refuses; what it has got stays noted.
     """
+    from mlflow.exceptions import MlflowException
+
     with record.delivering():
-        seen = record.fingerprint()
-        state = record.state
-        has = _ensure_run(record, to, is_new=is_new)
-        on_progress()
-        for step in (_bring_points, _bring_tags, _bring_artifacts, _bring_model, _bring_end):
-            has = step(record, to, has, on_progress)
-        stamp = ledger.stamp(str(record.folder))
-        if state.status != RUNNING and seen == record.fingerprint():
-            if has.whole != seen:
-                has = _note(record, to, replace(has, whole=seen))
-            ledger.note(record, to.key, stamp)
+        try:
+            return _bring(record, to, on_progress, is_new=is_new)
+        except MlflowException as error:
+            noted = record.delivered(to.key).run_id
+            if noted is None or error.error_code not in REFUSED or _has_run(to, noted):
+                raise
+        to.forget()
+        record.save_delivered(to.key, Delivered())
+        return _bring(record, to, on_progress)
+
+
+def _bring(record: Record, to: Destination, on_progress: Callable[[], None], *, is_new: bool = False) -> Delivered:
+    seen = record.fingerprint()
+    state = record.state
+    has = _ensure_run(record, to, is_new=is_new)
+    on_progress()
+    for step in (_bring_points, _bring_tags, _bring_artifacts, _bring_model, _bring_end):
+        has = step(record, to, has, on_progress)
+    stamp = ledger.stamp(str(record.folder))
+    if state.status != RUNNING and seen == record.fingerprint():
+        if has.whole != seen:
+            has = _note(record, to, replace(has, whole=seen))
+        ledger.note(record, to.key, stamp)
     return has
+
+
+def run_noted(to: Destination, run_id: str) -> Any:
+    """Return a run by its id, also a deleted one; None: the store has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return to.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ABSENT:
+            return None
+        raise
+
+
+def _has_run(to: Destination, run_id: str) -> bool:
+    run = run_noted(to, run_id)
+    return run is not None and _id_of(run) == run_id
+
+
+def _id_of(run: Any) -> str:
+    if run.info.lifecycle_stage == "deleted":
+        raise RunDeleted(f"run {run.info.run_id} was deleted there")
+    return str(run.info.run_id)
 
 
 def _note(record: Record, to: Destination, has: Delivered) -> Delivered:
@@ -108,17 +158,26 @@ def _create_run(record: Record, to: Destination, experiment_id: str) -> str:
 
 def _run_of_parent(record_id: str, to: Destination, experiment_id: str) -> str | None:
     """Return the MLflow run of a parent's record, made if need be; None: the record is gone and no run had its id."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        parent = find_record(record_id)
-        with parent.delivering():
-            return _ensure_run(parent, to).run_id
-    return _run_of(record_id, to, experiment_id)
+    with contextlib.suppress(RunDeleted):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            parent = find_record(record_id)
+            with parent.delivering():
+                return _ensure_run(parent, to).run_id
+        return _run_of(record_id, to, experiment_id)
+    return None
 
 
 def _run_of(record_id: str, to: Destination, experiment_id: str) -> str | None:
-    """Return the run of a record that the store has, or None."""
-    found = to.client.search_runs([experiment_id], f"tags.{RECORD_TAG} = '{record_id}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+    """Return the run of a record that the store has, or None.
+
+    Raises:
+        RunDeleted: it was deleted there.
+    """
+    from mlflow.entities import ViewType
+
+    condition = f"tags.{RECORD_TAG} = '{record_id}'"
+    found = to.client.search_runs([experiment_id], condition, ViewType.ALL, max_results=1)
+    return _id_of(found[0]) if found else None
 
 
 def _bring_params(record: Record, to: Destination, run_id: str) -> None:

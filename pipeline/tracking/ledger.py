@@ -13,6 +13,7 @@ from pipeline.tracking.records import Record
 from pipeline.tracking.store import records_folder
 
 FOLDER = ".whole"
+STATE_TIME = 5  # where in a stamp the time of state.json stands
 DIGITS = 16  # of the digest of a store's address
 
 
@@ -70,6 +71,28 @@ def note(record: Record, store: str, seen: str) -> None:
         file.parent.mkdir(exist_ok=True)
         with file.open("ab", buffering=0) as lines:  # one write, so that those of several processes do not mix
             lines.write(f"{record.id} {seen}\n".encode())
+
+
+def newest(store: str, folder: Path) -> Record | None:
+    """Return of the records that a store has whole the one that ended last; None: it has none.
+
+    Args:
+        store: its address without secrets.
+        folder: of the records.
+    """
+    there = ((seen, record) for record, seen in _read(_file(folder, store)).items() if (folder / record).is_dir())
+    ended = [(int(seen.split("-")[STATE_TIME]), record) for seen, record in there if seen.count("-") > STATE_TIME]
+    return Record(folder / max(ended)[1]) if ended else None
+
+
+def drop(store: str, folder: Path) -> None:
+    """Forget which records a store has whole.
+
+    Args:
+        store: its address without secrets.
+        folder: of the records.
+    """
+    _file(folder, store).unlink(missing_ok=True)
 
 
 def _file(folder: Path, store: str) -> Path:

@@ -1,0 +1,50 @@
+"""Whether a store still has what is noted that it got: one that was made anew, or restored from a backup, has not.
+
+One run is asked for, that of the record that ended last: any backup lacks it first. What a store has got is then
+forgotten as a whole, for what is brought once more changes nothing there.
+"""
+
+from pipeline.tracking import ledger
+from pipeline.tracking.delivery import Destination, run_noted
+from pipeline.tracking.records import Delivered, Record, all_records
+from pipeline.tracking.store import records_folder
+
+ACTIVE = "active"
+
+
+def still_has(to: Destination) -> bool:
+    """Return whether a store has the run that it got last, as it got it, or deleted; also if it got none.
+
+    Args:
+        to: the store.
+
+    Raises:
+        Exception: whatever MLflow raises where the store does not answer.
+    """
+    record = ledger.newest(to.key, records_folder())
+    if record is None:
+        return True
+    has = record.delivered(to.key)
+    run = run_noted(to, str(has.run_id))
+    if run is None:
+        return False
+    if run.info.lifecycle_stage != ACTIVE:
+        return True
+    return run.info.status == has.ended[0] and _names(record) <= run.data.metrics.keys()
+
+
+def _names(record: Record) -> set[str]:
+    return {name for points, _ in record.points() for name in points.metrics}
+
+
+def forget(key: str) -> None:
+    """Forget what a store has got.
+
+    Args:
+        key: its address without secrets.
+    """
+    for record in all_records():
+        if record.delivered(key) != Delivered():
+            with record.delivering():
+                record.save_delivered(key, Delivered())
+    ledger.drop(key, records_folder())
