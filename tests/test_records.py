@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,41 @@ def test_a_folder_without_its_last_file_is_no_record(folder):
 def test_half_written_artifacts_are_none():
     record = make()
     record.write_artifact("pictures/a.png", b"png")
-    (record.folder / "artifacts/.weights.npz.x").mkdir()
-    (record.folder / "artifacts/.weights.npz.x/weights.npz").write_bytes(b"half")
-    assert list(record.artifacts()) == ["pictures/a.png"]
+    record.write_artifact(".hydra/config.yaml", b"whole")
+    (record.folder / "artifacts/.weights.npz.x0_abcde").mkdir()
+    (record.folder / "artifacts/.weights.npz.x0_abcde/weights.npz").write_bytes(b"half")
+    assert list(record.artifacts()) == [".hydra/config.yaml", "pictures/a.png"]
+
+
+def test_artifacts_are_listed_beside_a_writer():
+    record = make()
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            record.write_artifact("pictures/a.png", b"png")
+            (record.folder / "artifacts" / "pictures" / "passing").touch()
+            (record.folder / "artifacts" / "pictures" / "passing").unlink()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        found = [set(record.artifacts()) for _ in range(500)]
+    finally:
+        ended.set()
+        writer.join()
+    assert set().union(*found) <= {"pictures/a.png", "pictures/passing"}
+
+
+def test_points_that_a_full_disk_has_lost_are_told_by_their_file():
+    record = make()
+    points = PointsWriter(record)
+    points._file.close()
+    points._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115 – close is what is tested
+    points.append(1, {"loss": 0.5})
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        points.close()
+    assert caught.value.filename == str(record.folder / "metrics.jsonl")
 
 
 def test_a_record_waits_until_all_of_it_is_there_and_again_after_a_change():

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -34,6 +35,7 @@ from pipeline.tracking.store import records_folder
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # as MLflow names them
 DIED = "its process ({pid} on {host}) died before it ended the run: killed, out of memory, or the machine went down"
 DAMAGED = "{path}: is damaged ({error}): bring the file back, or remove the folder {folder}"
+SCRATCH = re.compile(r"\..+\.[a-z0-9_]{8}")  # the folder of a half-written file, see `replacing`
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -290,7 +292,8 @@ class PointsWriter:
     """Appends to metrics.jsonl, each line by one write; a full disk delays points, but ends no training."""
 
     def __init__(self, record: Record) -> None:
-        self._file = (record.folder / "metrics.jsonl").open("ab", buffering=0)
+        self._path = record.folder / "metrics.jsonl"
+        self._file = self._path.open("ab", buffering=0)
         self._waiting = b"\n" if _is_cut(record) else b""
 
     def append(self, step: int, metrics: Mapping[str, float], at: int | None = None) -> None:
@@ -312,11 +315,15 @@ class PointsWriter:
         """Write what waits, and close.
 
         Raises:
-            OSError: the disk is full: the last points are lost.
+            OSError: the disk is full: the last points are lost; names the file.
         """
-        if not self.flush():
-            self._file.write(self._waiting)  # raises what flush has kept back
-        self._file.close()
+        with self._file:
+            if self.flush():
+                return
+            try:
+                self._file.write(self._waiting)  # raises what flush has kept back
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 def all_records(folder: Path | None = None) -> list[Record]:
@@ -377,16 +384,20 @@ def _is_cut(record: Record) -> bool:
 
 
 def _stamps(folder: str, above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the files in a folder and below by their names, with stamps; a scratch folder may go as we look."""
+    """Yield the files in a folder and below by their names, with stamps; what goes as we look is none.
+
+    The folders in which `replacing` writes are passed over: what is in them is not yet whole.
+    """
     try:
         with os.scandir(folder) as entries:
-            whole = [entry for entry in entries if not entry.name.startswith(".")]
+            whole = [entry for entry in entries if not (SCRATCH.fullmatch(entry.name) and entry.is_dir())]
     except FileNotFoundError:
         return
     for entry in whole:
         if entry.is_dir():
             yield from _stamps(entry.path, f"{above}{entry.name}/")
-        else:
+            continue
+        with contextlib.suppress(FileNotFoundError):
             found = entry.stat()
             yield f"{above}{entry.name}", f"{found.st_size}-{found.st_mtime_ns}"
 

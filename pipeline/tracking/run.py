@@ -19,6 +19,7 @@ import yaml
 
 from pipeline import lineage, paths
 from pipeline.address import redact
+from pipeline.command import one_line
 from pipeline.config import Settings, flatten, to_dict
 from pipeline.errors import DataError, Pruned
 from pipeline.lineage import Code, Inputs
@@ -212,19 +213,21 @@ class Run:
         self._is_last = True
 
     def end(self, status: str = FINISHED, tags: Mapping[str, str] = NO_TAGS, *, wait: bool = True) -> None:
-        """End the run.
+        """End the run. If the disk is full that is said, and is no error: what was trained is no worse for it.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             tags: the last ones.
             wait: return only when MLflow has all of it, or cannot be reached.
         """
-        self._record.change(tags, status=status, end_time=now())
+        with _warned():
+            self._record.change(tags, status=status, end_time=now())
         self.let_go(wait=wait)
 
     def let_go(self, *, wait: bool) -> None:
         """Write no more, and have the rest brought."""
-        self._points.close()
+        with _warned():
+            self._points.close()
         self._sender.end(self._record, self._in_use, alone=self._is_last)
         if wait and not self._is_last:
             self._sender.wait(self._record)
@@ -234,6 +237,15 @@ class Run:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.end(*_ending(error))
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[None]:
+    """Say what of a run's end could not be written, and where, and go on."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s: the end of the run is not in its record", one_line(error))
 
 
 def per_class_text(per_class: Mapping[str, Mapping[str, float]]) -> str:

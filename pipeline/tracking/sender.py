@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline.address import redact
+from pipeline.command import one_line
 from pipeline.tracking.records import Record
 from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, SYNC, kept, say_away, say_back
 
@@ -54,14 +55,20 @@ class Sender:
         self._is_gone = False
         self._moved = time.monotonic()
         environment = {name: value for name, value in os.environ.items() if name not in OWN}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.tracking.courier", *([] if is_waited_for else ["--nice"])],
-            cwd=SOURCE_ROOT,
-            env=PATIENCE | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.tracking.courier", *([] if is_waited_for else ["--nice"])],
+                cwd=SOURCE_ROOT,
+                env=PATIENCE | environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:  # no process or no memory is left; the record needs neither
+            self._is_gone = True
+            self._why_not = f"the process that brings it cannot be started: {one_line(error)}"
+            return
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
@@ -74,6 +81,8 @@ class Sender:
         with self._news:
             self._fates[record.id] = Fate(run_id=record.delivered(redact(uri)).run_id)
             self._stores[record.id] = redact(uri)
+        if self._process is None:
+            self._tell(record.id, self._why_not)
         self._send({"open": str(record.folder), "uri": uri, "new": is_new})
 
     def end(self, record: Record, in_use: BinaryIO, *, alone: bool = False) -> None:
@@ -115,12 +124,15 @@ class Sender:
         return self._answer
 
     def _send(self, order: dict[str, Any]) -> None:
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it is dead, as `_listen` says, which may have closed stdin
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
 
     def _listen(self) -> None:
+        assert self._process is not None
         assert self._process.stdout is not None
         assert self._process.stdin is not None
         self._process.wait()  # it has only started the courier

@@ -30,7 +30,7 @@ def still_has(to: Destination) -> bool:
         return False
     if run.info.lifecycle_stage != ACTIVE:
         return True
-    return run.info.status == has.ended[0] and _names(record) <= run.data.metrics.keys()
+    return bool(run.info.status == has.ended[0] and _names(record) <= run.data.metrics.keys())
 
 
 def _names(record: Record) -> set[str]:

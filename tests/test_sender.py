@@ -1,0 +1,69 @@
+"""A run without a courier, or on a full disk: it is said, and the training goes on."""
+
+import errno
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tracked import CODE, DATA_MD5, rows, wait_until
+
+from pipeline import tracking
+from pipeline.lineage import inputs_of
+from pipeline.tracking.records import FINISHED, RUNNING, find_record
+
+pytestmark = pytest.mark.usefixtures("own_tracking")
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(monkeypatch):
+    """Let no courier be started, and let later tests have one."""
+
+    def none_left(*arguments, **options):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    sender = sys.modules["pipeline.tracking.sender"]  # whose name the function has in the package
+    monkeypatch.setattr(sender, "_senders", [])
+    monkeypatch.setattr(sender, "subprocess", SimpleNamespace(Popen=none_left, PIPE=-1))
+
+
+@pytest.fixture
+def start(settings_of, tmp_path):
+    settings = settings_of("scratch.dataset=mnist", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
+    return lambda: tracking.start_run(settings, "scratch", inputs_of("mnist", rows(), DATA_MD5), code=CODE)
+
+
+def test_a_courier_that_cannot_be_started_is_said_once_and_ends_no_training(start, caplog):
+    for _ in range(2):
+        with start() as run:
+            run.on_epoch_end(0, {"loss": 0.5})
+        record = find_record(run.record_id)
+        assert record.state.status == FINISHED
+        assert [points.step for points, _ in record.points()] == [1]
+        assert run.run_id is None
+        assert not record.is_in_use
+    (line,) = caplog.messages
+    assert "the process that brings it cannot be started: Resource temporarily unavailable" in line
+    assert "`python -m pipeline.sync` brings what is missing" in line
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_by_its_paths_and_ends_no_training(start, caplog, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with start() as run:
+        run.on_epoch_end(0, {"loss": 0.5})
+        run._points._file.close()
+        run._points._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115 – the run closes it
+        run.on_epoch_end(1, {"loss": 0.25})
+        wait_until(lambda: "mlflow.source.git.commit" in find_record(run.record_id).state.tags)
+        monkeypatch.setattr(os, "fsync", full)
+    record = find_record(run.record_id)
+    assert record.state.status == RUNNING
+    assert not record.is_in_use
+    told = [line for line in caplog.messages if "No space left on device" in line]
+    assert [line.split(":")[0] for line in told] == [
+        str(record.folder / "state.json"),
+        str(record.folder / "metrics.jsonl"),
+    ]
