@@ -140,10 +140,9 @@ def test_a_courier_that_dies_in_a_call_is_not_missed(settings, start):
 def test_a_server_that_never_answers_holds_the_training_up_for_seconds_at_its_end(own, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        own |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
-        said, log = trainer.finish(trainer.start(own, uri=uri))
+        said, log = trainer.finish(trainer.start(own, uri=uri, n_runs=3))
     assert said["run_id"] is None
-    assert log[0].startswith(f"{uri}: the tracking store cannot be reached (no answer in time): ")
+    assert log[0].startswith(f"{uri}: the tracking store cannot be reached (")
     assert len(log) == 1
 
 
@@ -159,7 +158,8 @@ def test_a_server_that_comes_back_gets_everything(own, tmp_path):
         server.kill()
         server.start()
         (tmp_path / "up").touch()
-        said, _ = trainer.finish(process)
+        said, _ = trainer.finish(process)  # which does not wait for a server that was away when last asked
+        wait_until(lambda: not Record(tmp_path / "records" / said["record_id"]).is_in_use)
         assert_whole(client, tmp_path / "records", said["record_id"])
     finally:
         server.kill()

@@ -11,7 +11,8 @@ from tracked import CODE, DATA_MD5, rows, wait_until
 
 from pipeline import tracking
 from pipeline.lineage import inputs_of
-from pipeline.tracking.records import FINISHED, RUNNING, find_record
+from pipeline.tracking.records import FINISHED, RUNNING, Opening, Record, find_record
+from pipeline.tracking.sender import FIRST_ANSWER_SECONDS, Sender
 
 pytestmark = pytest.mark.usefixtures("own_tracking")
 
@@ -46,6 +47,55 @@ def test_a_courier_that_cannot_be_started_is_said_once_and_ends_no_training(star
     (line,) = caplog.messages
     assert "the process that brings it cannot be started: Resource temporarily unavailable" in line
     assert "`python -m pipeline.sync` brings what is missing" in line
+
+
+@pytest.fixture
+def on_news(monkeypatch):
+    """Return a function that lets a courier, without a process, say things one by one when it is waited for."""
+
+    def make(*said):
+        own = Sender()
+        own._is_gone = False
+        left = list(said)
+        monkeypatch.setattr(own._news, "wait", lambda timeout: own._hear(left.pop(0)))
+        return own, left
+
+    return make
+
+
+def opened(sender, uri="http://host") -> Record:
+    record, in_use = Record.begin(Opening("run", uri, "neural-nets"), {})
+    sender.open(record, uri)
+    sender.end(record, in_use)
+    return record
+
+
+def test_a_store_that_was_away_when_last_asked_is_waited_for_by_no_further_run(on_news):
+    sender, left = on_news()
+    first = opened(sender)
+    left += [{"record": first.id, "away": "connection refused"}]
+    assert sender.wait(first).away == "connection refused"
+    second = opened(sender)
+    assert sender.wait(second).settled  # or it would hear of a list that is empty
+    assert not second.is_in_use
+    sender._hear({"record": second.id, "run_id": "id", "experiment_id": "1"})
+    third = opened(sender)
+    left += [{"record": third.id, "moved": True}, {"record": third.id, "whole": True}]
+    assert sender.wait(third).settled
+    assert left == []
+
+
+def test_a_silent_server_is_waited_for_until_it_should_have_answered_and_once(on_news, monkeypatch, caplog):
+    sender, left = on_news()
+    first = opened(sender, "http://silent")
+    assert sender._seconds_left(first) > FIRST_ANSWER_SECONDS  # it is not asked yet
+    left += [{"record": first.id, "asked": True}]
+    monkeypatch.setattr(sys.modules["pipeline.tracking.sender"], "FIRST_ANSWER_SECONDS", 0.0)
+    assert not sender.wait(first).settled
+    assert left == []
+    assert sender.wait(opened(sender, "http://silent")).settled
+    assert len(caplog.messages) == 1
+    sender.fate(first).in_use.close()
 
 
 def test_a_disk_that_is_full_at_the_end_is_told_by_its_paths_and_ends_no_training(start, caplog, monkeypatch):

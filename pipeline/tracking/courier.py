@@ -6,6 +6,7 @@ it then ends. It is told by lines of JSON on stdin which record goes where ({"op
 themselves, and says on stdout what became of them:
 
     {"record": id, "run_id": id, "experiment_id": id}    the run is there
+    {"record": id, "asked": true}                        the store is being asked for the run
     {"record": id, "moved": true}                        a step further
     {"record": id, "whole": true}                        the store has all of it
     {"record": id, "away": reason}                       the store does not answer, or refuses
@@ -119,6 +120,8 @@ class Courier:
     def _try(self, errand: Errand) -> None:
         record, store = errand.record, errand.store
         ended = errand.ended  # as of now: what is written from here on is brought by the next round
+        if errand.run_id is None:
+            self.say({"record": record.id, "asked": True})
         try:
             is_new, errand.is_new = errand.is_new, False  # an answer may be lost, and yet the run be there
             has = deliver(record, store.to, lambda: self.say({"record": record.id, "moved": True}), is_new=is_new)

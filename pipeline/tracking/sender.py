@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 from pipeline.address import redact
 from pipeline.command import one_line
 from pipeline.tracking.records import Record
-from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, SYNC, kept, say_away, say_back
+from pipeline.tracking.store import PATIENCE, SOURCE_ROOT, SYNC, is_server, kept, say_away, say_back
 
+FIRST_ANSWER_SECONDS = 5.0  # at the end of a run: a server that has not answered by then is not waited for
 STALLED_SECONDS = 30.0  # at the end of a run: so long without a step further, and the training waits no more
 OWN = ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")  # variables that are not the courier's: each record names its store
 
@@ -29,6 +30,8 @@ class Fate:
     Attributes:
         run_id: the MLflow run; None: there is none yet.
         experiment_id: its experiment.
+        asked: the store has been asked for the run.
+        answered: it has.
         settled: the store has all of it, or cannot be reached.
         away: why not; empty: it can.
         alone: nobody here waits to hear of it; the courier says what goes wrong.
@@ -37,6 +40,8 @@ class Fate:
 
     run_id: str | None = None
     experiment_id: str | None = None
+    asked: bool = False
+    answered: bool = False
     settled: bool = False
     away: str = ""
     alone: bool = False
@@ -50,6 +55,7 @@ class Sender:
         self.pid = os.getpid()
         self._fates: dict[str, Fate] = {}
         self._stores: dict[str, str] = {}
+        self._away: set[str] = set()  # the stores that did not answer when last asked
         self._answer: dict[str, Any] | None = None
         self._news = threading.Condition()
         self._is_gone = False
@@ -95,8 +101,9 @@ class Sender:
         """
         with self._news:
             fate = self._fates[record.id]
-            fate.settled, fate.in_use, fate.alone = self._is_gone, in_use, alone and not fate.away
-        if self._is_gone:
+            fate.settled = self._is_gone or self._stores[record.id] in self._away
+            fate.in_use, fate.alone = in_use, alone and not fate.away
+        if fate.settled:
             in_use.close()
         self._send({"end": record.id, "alone": fate.alone})
 
@@ -105,15 +112,24 @@ class Sender:
         return self._fates[record.id]
 
     def wait(self, record: Record) -> Fate:
-        """Return when the store has all of a record or cannot be reached, or if nothing moves for STALLED_SECONDS."""
-        fate = self._fates[record.id]
+        """Return when the store has all of a record or cannot be reached, or if nothing moves for some seconds.
+
+        A store that did not answer when last asked is not waited for: the courier tries again by itself.
+        """
+        fate, store = self._fates[record.id], self._stores[record.id]
         self._moved = time.monotonic()
         with self._news:
-            while not fate.settled and not self._is_gone and time.monotonic() < self._moved + STALLED_SECONDS:
-                self._news.wait(timeout=self._moved + STALLED_SECONDS - time.monotonic())
+            while not (fate.settled or self._is_gone or store in self._away) and self._seconds_left(record) > 0:
+                self._news.wait(timeout=self._seconds_left(record))
         if not fate.settled:
+            self._away.add(store)  # nor are the next runs to wait for it
             self._tell(record.id, "it has not got all of it within some seconds")
         return fate
+
+    def _seconds_left(self, record: Record) -> float:
+        fate = self._fates[record.id]
+        is_silent = fate.asked and not fate.answered and is_server(self._stores[record.id])
+        return self._moved + (FIRST_ANSWER_SECONDS if is_silent else STALLED_SECONDS) - time.monotonic()
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any] | None:
         """Return the courier's answer to a call, see `calls`; None: the courier is gone."""
@@ -160,7 +176,12 @@ class Sender:
         if "result" in said:
             self._answer = said
             return
-        fate = self._fates[said["record"]]
+        fate, store = self._fates[said["record"]], self._stores[said["record"]]
+        if "asked" in said:
+            fate.asked = True
+            return
+        fate.answered = "away" not in said
+        (self._away.discard if fate.answered else self._away.add)(store)
         if "run_id" in said:
             fate.run_id, fate.experiment_id = said["run_id"], said["experiment_id"]
         if "away" in said:
@@ -168,7 +189,7 @@ class Sender:
             self._tell(said["record"], fate.away)
         elif fate.away:
             fate.away = ""
-            say_back(self._stores[said["record"]])
+            say_back(store)
         fate.settled = "whole" in said or (fate.settled and bool(fate.away))
         if fate.settled and fate.in_use:
             fate.in_use.close()
