@@ -124,13 +124,18 @@ def main() -> None:
     check_uri(uri)
     to = Destination(uri)
     _forget_if_lost(to, again=given.again)
-    records = _imported(given.source, settings, to) if given.source else waiting(to.key, every=bool(given.to))
-    if not records:
+    n_lost = 0
+    if given.source:
+        records, n_lost = _imported(given.source, settings, to)
+    else:
+        records = waiting(to.key, every=bool(given.to))
+    if not records and not n_lost:
         log.info("nothing waits for %s", to.key)
         _tell_of_others(to.key)
         return
     to.experiment_id(settings.tracking.experiment)  # if the store is away, that is one line
     counts = run(records, to)
+    counts.failed += n_lost
     log.info("%s: %s", to.key, counts)
     if counts.failed:
         sys.exit(1)
@@ -154,13 +159,13 @@ def _tell_of_others(key: str) -> None:
         log.info("%d wait for %s: MLFLOW_TRACKING_URI=%s python -m pipeline.sync", n, store, store)
 
 
-def _imported(source: str, settings: Settings, to: Destination) -> list[Record]:
-    """Return the runs of another store as records on this disk, those that the destination lacks."""
+def _imported(source: str, settings: Settings, to: Destination) -> tuple[list[Record], int]:
+    """Return those runs of another store that the destination lacks, as records, and how many were left out."""
     from pipeline.tracking.importing import import_runs
 
     uri = absolute(source) if "://" in source else f"sqlite:///{Path(source).absolute()}"
-    imported = import_runs(uri, settings.tracking.experiment, to.key, records_folder())
-    return [record for record in imported if record.waits_for(to.key)]
+    imported, n_lost = import_runs(uri, settings.tracking.experiment, to.key, records_folder())
+    return [record for record in imported if record.waits_for(to.key)], n_lost
 
 
 if __name__ == "__main__":

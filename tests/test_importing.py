@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.tracking.importing import import_runs
-from pipeline.tracking.records import Opening, Record
+from pipeline.tracking.records import Delivered, Opening, Record
 from pipeline.tracking.store import open_experiment
 
 KEY = "sqlite:////to.db"
@@ -37,6 +37,51 @@ def run_of(client, source, status="FINISHED", **tags) -> str:
     if status != "RUNNING":
         client.set_terminated(run_id, status)
     return run_id
+
+
+def brought(source, folder) -> list[Record]:
+    records, n_lost = import_runs(source, "neural-nets", KEY, folder)
+    assert n_lost == 0
+    return records
+
+
+def test_a_store_that_was_moved_with_its_folder_brings_its_files(client, source, folder, tmp_path):
+    run_id = run_of(client, source, weights_sha256="w")
+    client.log_text(run_id, "hello", "deep/a.txt")
+    (tmp_path / "source").rename(tmp_path / "moved")
+    (record,) = brought(f"sqlite:///{tmp_path}/moved/mlflow.db", folder)
+    assert (record.folder / "artifacts/deep/a.txt").read_text() == "hello"
+
+
+def test_a_run_whose_files_are_gone_is_told_and_makes_no_record(client, source, folder, tmp_path, caplog):
+    client.log_text(run_of(client, source, weights_sha256="w"), "hello", "a.txt")
+    fileless = run_of(client, source)
+    (tmp_path / "source" / "mlartifacts").rename(tmp_path / "elsewhere")
+    records, n_lost = import_runs(source, "neural-nets", KEY, folder)
+    assert ([record.id for record in records], n_lost) == ([fileless], 1)
+    assert [found.name for found in folder.iterdir()] == [fileless]
+    assert "left out, as its files are not there: " in caplog.messages[0]
+
+
+def test_a_run_that_still_runs_is_brought_and_again_when_it_goes_on(client, source, folder):
+    parent = run_of(client, source, status="RUNNING")
+    part = run_of(client, source, **{"mlflow.parentRunId": parent})
+    first, second = brought(source, folder)
+    assert (first.state.status, first.state.tags["imported_status"]) == ("KILLED", "RUNNING")
+    assert (second.id, second.opening.parent) == (part, first.id)
+    first.save_delivered(KEY, Delivered("id", offset=first.points_size, whole=first.fingerprint()))
+    written = (first.folder / "state.json").stat().st_mtime_ns
+    brought(source, folder)
+    assert (first.folder / "state.json").stat().st_mtime_ns == written
+    before = first.delivered(KEY).offset
+    client.log_metric(parent, "loss", 0.25, timestamp=8, step=2)
+    client.log_text(parent, "late", ".hydra/config.yaml")
+    client.set_terminated(parent)
+    brought(source, folder)
+    assert (first.state.status, first.state.tags["imported_status"]) == ("FINISHED", "FINISHED")
+    assert [(one.time, one.step, one.metrics) for one, _ in first.points(before)] == [(8, 2, {"loss": 0.25})]
+    assert list(first.artifacts()) == [".hydra/config.yaml"]
+    assert first.waits_for(KEY)
 
 
 @pytest.mark.parametrize("tag", ["../victim", ".", "", "{}/victim", "A" * 32, "a" * 31])

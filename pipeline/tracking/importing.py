@@ -1,29 +1,43 @@
-"""The runs of another store as records on this disk, from which they can be brought to this project's store."""
+"""The runs of another store as records on this disk, from which they can be brought to this project's store.
 
+Done again, what has been added there since is added here. Of a SQLite store that was copied with its folder
+mlartifacts/ the files are found beside it, wherever they stood when they were logged.
+"""
+
+import hashlib
 import json
+import logging
+import os
 import re
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from pipeline.address import reason, redact
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import replacing
 from pipeline.tracking.delivery import PARENT_TAG
-from pipeline.tracking.models import RECORD_TAG, Parts
-from pipeline.tracking.records import RUNNING, Opening, PointsWriter, Record, now
-from pipeline.tracking.store import check_uri, client_of, database_errors
+from pipeline.tracking.models import RECORD_TAG, Parts, has_parts
+from pipeline.tracking.records import KILLED, RUNNING, Opening, PointsWriter, Record, now
+from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors
 
 PAGE = 1000
 SOURCE_TAG = "imported_from"  # the run in the other store
+STATUS_TAG = "imported_status"  # that it had there; one that is RUNNING is KILLED here until it is brought again
+STAMP_FILE = "imported.sha256"  # in a record: of what the other store had
 RECORD_ID = re.compile("[0-9a-f]{32}")  # no other text of a store becomes a folder's name
+FOLDERS = ("mlartifacts", "mlruns")  # what a store's files stand in
+
+log = logging.getLogger(__name__)
 
 
-def import_runs(uri: str, experiment: str, key: str, folder: Path) -> list[Record]:
-    """Return the finished runs of a store as records, parents first; those that are here already as they are.
+def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list[Record], int]:
+    """Return the runs of a store as records, parents first, and the number of those whose files are not there.
 
     Args:
         uri: of the other store, which is only read.
@@ -38,16 +52,94 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> list[Recor
     from mlflow.exceptions import MlflowException
 
     check_uri(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise SettingsError(f"--from: {uri}: no such file")
     try:
-        client = client_of(uri)
-        runs = _runs(client, uri, experiment)
+        source = Source(client_of(uri), uri)
+        runs = _runs(source.client, uri, experiment)
         ids = {run.info.run_id: _record_id(run) for run in runs}
         runs.sort(key=lambda run: (PARENT_TAG in run.data.tags, run.info.start_time))
-        return [_import(client, run, ids, key, folder) for run in runs if run.info.status != RUNNING]
+        records, n_lost = [], 0
+        for run in runs:
+            try:
+                records.append(_import(source, run, ids, key, folder))
+            except FileNotFoundError as error:
+                n_lost += 1
+                log.warning("%s  %s: left out, as its files are not there: %s", *_names(run), error.filename)
     except (MlflowException, *database_errors()) as error:
         raise SettingsError(f"--from: {redact(uri)} cannot be read: {reason(error)}") from None
+    return records, n_lost
+
+
+def _names(run: Any) -> tuple[str, str]:
+    return run.info.run_id[:8], run.info.run_name
+
+
+class Source:
+    """The other store.
+
+    Attributes:
+        client: MLflow's.
+        folder: of a SQLite file; None: it is no such store.
+    """
+
+    def __init__(self, client: Any, uri: str) -> None:
+        self.client = client
+        self.folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+
+    def local(self, uri: str) -> Path | None:
+        """Return the folder that an address of files names, where it stood or beside the database; None: no folder.
+
+        Raises:
+            FileNotFoundError: it is in neither place.
+        """
+        address = urlparse(uri)
+        if address.scheme not in ("", "file"):
+            return None
+        noted = Path(unquote(address.path))
+        places = [noted]
+        for name in FOLDERS:
+            if self.folder and name in noted.parts and ".." not in noted.parts:
+                behind = len(noted.parts) - noted.parts[::-1].index(name)
+                places.append(self.folder.joinpath(name, *noted.parts[behind:]))
+        for place in places:
+            if place.is_dir():
+                return place
+        raise FileNotFoundError(2, os.strerror(2), str(noted))
+
+    def files(self, run: Any) -> dict[str, int]:
+        """Return the artifacts of a run by name, with their sizes.
+
+        Raises:
+            FileNotFoundError: the run has some, but they are not there.
+        """
+        try:
+            folder = self.local(run.info.artifact_uri)
+        except FileNotFoundError:
+            if "weights_sha256" in run.data.tags or _models(run):
+                raise
+            return {}  # MLflow makes a run's folder with its first file
+        if folder is None:
+            return dict(self._listed(run.info.run_id, None))
+        found = (path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+
+    def _listed(self, run_id: str, folder: str | None) -> Iterator[tuple[str, int]]:
+        for one in self.client.list_artifacts(run_id, folder):
+            if one.is_dir:
+                yield from self._listed(run_id, one.path)
+            elif ".." in PurePosixPath(one.path).parts or one.path.startswith("/"):
+                raise DataError(f"--from: run {run_id}: an artifact's name must stay below it, but got {one.path!r}")
+            else:
+                yield one.path, one.file_size
+
+    def read(self, run: Any, name: str) -> bytes:
+        """Return what an artifact holds."""
+        folder = self.local(run.info.artifact_uri)
+        if folder:
+            return (folder / name).read_bytes()
+        with tempfile.TemporaryDirectory() as scratch:
+            return Path(self.client.download_artifacts(run.info.run_id, name, scratch)).read_bytes()
 
 
 def _runs(client: Any, uri: str, experiment: str) -> list[Any]:
@@ -76,19 +168,42 @@ def _record_id(run: Any) -> str:
     raise DataError(f"--from: the id of a run must be 32 digits 0-9 a-f, but got {run.info.run_id!r}")
 
 
-def _import(client: Any, run: Any, ids: dict[str, str], key: str, folder: Path) -> Record:
-    """Return the record of a run; it is made in one piece."""
+def _import(source: Source, run: Any, ids: dict[str, str], key: str, folder: Path) -> Record:
+    """Return the record of a run, made in one piece, or with what has been added to the run since."""
     record = Record(folder / ids[run.info.run_id])
+    files = source.files(run)
+    stamp = _stamp(run, files)
     if not (record.folder / "run.json").exists():
         with replacing(record.folder) as new:
-            _write(client, run, ids, key, new)
+            made = Record.create(_opening(source.client, run, ids, key), {}, new.name, new.parent)
+            _fill(source, run, made, files)
+            (made.folder / STAMP_FILE).write_text(stamp, encoding="utf-8")
+    elif record.state.tags.get(SOURCE_TAG) == run.info.run_id and _last_stamp(record) != stamp:
+        _fill(source, run, record, files)
+        with replacing(record.folder / STAMP_FILE) as new:
+            new.write_text(stamp, encoding="utf-8")
     return record
 
 
-def _write(client: Any, run: Any, ids: dict[str, str], key: str, folder: Path) -> None:
-    tags = {name: value for name, value in run.data.tags.items() if name not in (RECORD_TAG, PARENT_TAG)}
+def _stamp(run: Any, files: dict[str, int]) -> str:
+    """Return a digest that changes with whatever is added to a run."""
+    metrics = sorted((one.key, repr(one.value), one.step, one.timestamp) for one in run.data._metric_objs)
+    parts = [run.info.status, run.info.end_time, run.data.tags, metrics, files, _models(run)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _last_stamp(record: Record) -> str:
+    path = record.folder / STAMP_FILE
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _models(run: Any) -> list[str]:
+    return [one.model_id for one in run.outputs.model_outputs] if run.outputs else []
+
+
+def _opening(client: Any, run: Any, ids: dict[str, str], key: str) -> Opening:
     parent = run.data.tags.get(PARENT_TAG)
-    opening = Opening(
+    return Opening(
         name=run.info.run_name,
         store=key,
         experiment=client.get_experiment(run.info.experiment_id).name,
@@ -97,12 +212,22 @@ def _write(client: Any, run: Any, ids: dict[str, str], key: str, folder: Path) -
         parent=ids.get(parent, parent),
         start_time=run.info.start_time,
     )
-    made = Record.create(opening, {}, folder.name, folder.parent)
-    _copy_points(client, run, made)
-    _copy_artifacts(client, run.info.run_id, made.folder / "artifacts")
-    has_model = _copy_model(client, run, made)
-    ended = run.info.end_time or now()
-    made.change(tags | {SOURCE_TAG: run.info.run_id}, status=run.info.status, end_time=ended, model=has_model)
+
+
+def _fill(source: Source, run: Any, record: Record, files: dict[str, int]) -> None:
+    """Add to a record what it lacks of a run."""
+    _copy_points(source.client, run, record)
+    for name in files:
+        content = source.read(run, name)
+        there = record.folder / "artifacts" / name
+        if not there.is_file() or there.read_bytes() != content:
+            record.write_artifact(name, content)
+    has_model = _copy_model(source, run, record)
+    own = {SOURCE_TAG: run.info.run_id, STATUS_TAG: run.info.status}
+    tags = {name: value for name, value in run.data.tags.items() if name not in (RECORD_TAG, PARENT_TAG)} | own
+    status = KILLED if run.info.status == RUNNING else run.info.status
+    ended = run.info.end_time or record.state.end_time or now()
+    record.change(tags, status=status, end_time=ended, model=has_model)
 
 
 def _dataset(one: Any) -> dict[str, Any]:
@@ -118,39 +243,34 @@ def _dataset(one: Any) -> dict[str, Any]:
 
 
 def _copy_points(client: Any, run: Any, record: Record) -> None:
-    """Write each point with its own time and step; those of one moment share a line."""
+    """Write each point that is not there with its own time and step; those of one moment share a line."""
+    known = {
+        (one.time, one.step, name, repr(one.metrics[name])) for one, _ in record.points() for name in one.metrics
+    }
     lines: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     for name in run.data.metrics:
         for point in client.get_metric_history(run.info.run_id, name):
-            lines[point.timestamp, point.step][name] = point.value
+            if (point.timestamp, point.step, name, repr(point.value)) not in known:
+                lines[point.timestamp, point.step][name] = point.value
     writer = PointsWriter(record)
     for (at, step), metrics in sorted(lines.items()):
         writer.append(step, metrics, at)
     writer.close()
 
 
-def _copy_artifacts(client: Any, run_id: str, folder: Path) -> None:
-    """Copy the artifacts; where they cannot be reached, as the store is a copy without them, there are none."""
-    folder.mkdir()
-    for artifact in client.list_artifacts(run_id):
-        client.download_artifacts(run_id, artifact.path, str(folder))
-
-
-def _copy_model(client: Any, run: Any, record: Record) -> bool:
-    """Copy the run's model as it is; return whether it has one that can be reached."""
+def _copy_model(source: Source, run: Any, record: Record) -> bool:
+    """Copy the run's model as it is, unless it is there; return whether there is one."""
     from mlflow.artifacts import download_artifacts
 
-    outputs = run.outputs.model_outputs if run.outputs else []
-    if not outputs:
-        return False
-    location = client.get_logged_model(outputs[0].model_id).artifact_location
+    if has_parts(record) or not _models(run):
+        return has_parts(record)
+    location = source.client.get_logged_model(_models(run)[0]).artifact_location
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            found = Path(download_artifacts(location, dst_path=scratch, tracking_uri=client.tracking_uri))
-        except OSError:
-            return False
+        found = source.local(location) or download_artifacts(
+            location, dst_path=scratch, tracking_uri=source.client.tracking_uri
+        )
         model = record.folder / "model"
-        model.mkdir()
-        shutil.copytree(found, model / "mlflow")
+        model.mkdir(exist_ok=True)
+        shutil.copytree(found, model / "mlflow", dirs_exist_ok=True)
     (model / "parts.json").write_text(json.dumps(asdict(Parts("mlflow"))) + "\n", encoding="utf-8")
     return True
