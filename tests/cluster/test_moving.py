@@ -8,7 +8,7 @@ from whole import lost_points, runs_of
 
 from pipeline.address import NO_DATABASE_USER
 from pipeline.config import to_dict
-from pipeline.tracking.records import Record
+from pipeline.tracking.records import Record, all_records
 
 NAME = ("hydra.sweeper.study_name=moved", *SPACE)
 
@@ -102,8 +102,8 @@ def test_the_runs_of_a_server_come_to_an_embedded_store_with_their_files_and_mod
         one.search_runs([one.get_experiment_by_name("of-one-test").experiment_id]) for one in (mine, client)
     )
     assert run.data.params == original.data.params
-    (record,) = (team.folder / "records").iterdir()
-    assert lost_points(mine, run.info.run_id, Record(record)) == 0
+    (record,) = all_records(team.folder / "records")
+    assert lost_points(mine, run.info.run_id, record) == 0
     files = [{file.path for file in one.list_artifacts(run_id)} for one, run_id in (
         (mine, run.info.run_id), (client, original.info.run_id))]  # fmt: skip
     assert files[0] == files[1] != set()

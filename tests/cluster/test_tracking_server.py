@@ -15,6 +15,7 @@ from tracked import wait_until
 from whole import assert_whole, runs_of
 
 from pipeline.address import NOT_LET_IN
+from pipeline.tracking.records import all_records
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "a-wrong-secret"
@@ -82,9 +83,9 @@ def test_who_is_not_let_in_gets_one_line_and_loses_nothing(
 def test_a_training_under_way_finishes_when_its_password_expires(team, member, client, tracking_server, settings_of):
     go_on = team.folder / "go_on"
     process = trainer.start(team.environment | member, uri=tracking_server.uri, epochs=40, until=str(go_on))
-    wait_until(lambda: any((team.folder / "records").glob("*/delivered.json")))
-    (record,) = (team.folder / "records").iterdir()
-    wait_until(lambda: any(run.data.metrics for run in runs_of(client, record.name)))
+    wait_until(lambda: any((team.folder / "records").glob("*/delivered.json")), 120)
+    (record,) = all_records(team.folder / "records")
+    wait_until(lambda: any(run.data.metrics for run in runs_of(client, record.id)), 120)
     tracking_server.change_password(member["MLFLOW_TRACKING_USERNAME"], "another-long-password")
     go_on.touch()
     said, log = trainer.finish(process)
