@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from pipeline.files import Arrays, file_md5, save_arrays
 
 REFUSED = ("Forbidden", "Bad Request", "Access Denied", "Unable to locate credentials", "InvalidAccessKeyId")
 NOT_LET_IN = "its credentials are missing, wrong or expired"  # S3 answers an expired token with no more than 400
+AWAY_SECONDS = 60.0  # a remote that could not be used is not asked again for so long: each time may take 15 s
+
+_failed_at: dict[Path, float] = {}  # by project, as time.monotonic() counts
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +60,8 @@ def push(md5: str, root: Path) -> None:
 def find(md5: str, root: Path) -> Path | None:
     """Return the file of that md5 in the cache of the project at `root`, after a look into its remote; or None.
 
-    Of several processes that want it at once, one brings it, and the others wait.
+    Of several processes that want it at once, one brings it, and the others wait. A remote that cannot be used is told
+    in one line, and is not asked again for AWAY_SECONDS.
     """
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
@@ -64,13 +70,15 @@ def find(md5: str, root: Path) -> Path | None:
     logging.getLogger("dvc").setLevel(logging.CRITICAL)  # its list of missing files has no names: None
     with Repo(str(root)) as repo:
         path = Path(repo.cache.local.oid_to_path(md5))
-        if not path.is_file() and repo.config["core"].get("remote"):
+        is_away = time.monotonic() - _failed_at.get(root, -math.inf) < AWAY_SECONDS
+        if not path.is_file() and repo.config["core"].get("remote") and not is_away:
             with FileLock(Path(repo.tmp_dir, f"{md5}.lock")):
                 if not path.is_file():
                     log.info("%s: looking for it in DVC's remote", md5)
                     try:
                         repo.cloud.pull([HashInfo("md5", md5)])
                     except Exception as error:  # of DVC, an extra that is missing, or the store's own client
+                        _failed_at[root] = time.monotonic()
                         log.warning("DVC's remote cannot be used: %s", _told(error))
     return path if path.is_file() and file_md5(path) == md5 else None
 

@@ -149,6 +149,11 @@ def test_a_remote_that_cannot_be_used_is_one_line_whatever_its_client_raises(roo
     def pull(*_):
         raise error
 
+    line = f"DVC's remote cannot be used: {told}"
     monkeypatch.setattr("dvc.data_cloud.DataCloud.pull", pull)
     assert cache.find("0" * 32, root) is None
-    assert caplog.messages[-1] == f"DVC's remote cannot be used: {told}"
+    assert cache.find("1" * 32, root) is None
+    assert caplog.messages.count(line) == 1
+    monkeypatch.setattr(cache, "AWAY_SECONDS", 0.0)
+    assert cache.find("1" * 32, root) is None
+    assert caplog.messages.count(line) == 2
