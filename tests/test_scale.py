@@ -1,5 +1,6 @@
 """What is asked of a store and of the disk does not grow with the runs and trials there: it is counted, not timed."""
 
+import io
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,9 +107,9 @@ def test_the_courier_looks_for_a_new_run_only_after_a_try_that_failed(stores, tm
         raise TimeoutError("on purpose")
 
     monkeypatch.setattr(courier, "deliver", breaks_off)
-    own = courier.Courier(said.append)
+    own = courier.Courier(said.append, io.StringIO())
     record = ended_record(tmp_path, stores[0])
-    own.take({"open": str(record.folder), "uri": stores[0], "new": True})
+    own.take({"open": str(record.folder), "uri": stores[0], "new": True, "in_use": record.use()})
     own.go_round()
     own.errands[record.id].due = True
     own.go_round()
