@@ -256,7 +256,7 @@ def _bring_model(record: Record, to: Destination, has: Delivered, on_progress: C
     if has.model_id or not record.state.model or not has_parts(record):
         return has
     experiment_id = to.experiment_id(record.opening.experiment)
-    model_id = patiently(to.uri, lambda: log_model(to.client, experiment_id, str(has.run_id), record))
+    model_id = log_model(to.client, to.write, experiment_id, str(has.run_id), record)
     on_progress()
     return _note(record, to, replace(has, model_id=model_id))
 

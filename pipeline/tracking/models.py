@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -82,11 +83,12 @@ def has_parts(record: Record) -> bool:
     return (record.folder / "model" / "parts.json").is_file()
 
 
-def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> str:
+def log_model(client: Any, write: Callable[..., Any], experiment_id: str, run_id: str, record: Record) -> str:
     """Make the MLflow model of a record, and return its id; one that was begun before is gone on with.
 
     Args:
-        client: MLflow's.
+        client: MLflow's, for what does not write to the store.
+        write: of a method of the client's by name, and its arguments: alone among the store's writers, and briefly.
         experiment_id: of the run.
         run_id: of the record's run.
         record: whose model/ is there.
@@ -98,19 +100,19 @@ def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> s
     if outputs:
         return str(outputs[0].model_id)
     begun = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
-    logged = begun[0] if begun else _begin(client, experiment_id, run, record)
+    logged = begun[0] if begun else _begin(write, experiment_id, run, record)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, NAME)
         _make(record, logged, run_id, path)
         client.log_model_artifacts(logged.model_id, str(path))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])  # last: a run's model is a whole one
+    write("finalize_logged_model", logged.model_id, "READY")
+    write("log_outputs", run_id, [LoggedModelOutput(logged.model_id, step=0)])  # last: a run's model is a whole one
     return str(logged.model_id)
 
 
-def _begin(client: Any, experiment_id: str, run: Any, record: Record) -> Any:
+def _begin(write: Callable[..., Any], experiment_id: str, run: Any, record: Record) -> Any:
     tags = {RECORD_TAG: record.id}
-    return client.create_logged_model(experiment_id, NAME, run.info.run_id, tags, params=run.data.params)
+    return write("create_logged_model", experiment_id, NAME, run.info.run_id, tags, params=run.data.params)
 
 
 def _make(record: Record, logged: Any, run_id: str, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from pipeline.address import reason
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
+from pipeline.tracking.delivery import Destination
 from pipeline.tracking.store import open_store, say_away, tracking_uri
 
 CHAMPION = "champion"
@@ -54,15 +55,13 @@ def promote(settings: Settings, dataset: str, data_md5: str, test_sha256: str) -
 
 def _promote(settings: Settings, task: str, dataset: str, data_md5: str, test_sha256: str) -> str | None:
     """Do what `promote` says, in a store that answers."""
-    import mlflow
-
     experiment_id = open_store(settings)
-    client = mlflow.MlflowClient()
+    to = Destination(tracking_uri(settings))
     with _one_at_a_time(tracking_uri(settings)):
-        best = _best_run(client, experiment_id, dataset, data_md5)
+        best = _best_run(to.client, experiment_id, dataset, data_md5)
         if best is None:
             return None
-        champion = _champion(client, task)
+        champion = _champion(to, task)
         if champion and champion.tags.get("weights_sha256") == best.data.tags["weights_sha256"]:
             return None
         accuracy = best.data.metrics[METRIC]
@@ -74,8 +73,8 @@ def _promote(settings: Settings, task: str, dataset: str, data_md5: str, test_sh
             if not same_rows or accuracy <= to_beat:
                 log.info("%s of %s: unchanged (%s); the best run has %s %.4f", CHAMPION, task, told, METRIC, accuracy)
                 return None
-        version = _version(client, task, best, {"data.md5": data_md5, TEST_TAG: test_sha256})
-        client.set_registered_model_alias(task, CHAMPION, version)
+        version = _version(to, task, best, {"data.md5": data_md5, TEST_TAG: test_sha256})
+        to.write("set_registered_model_alias", task, CHAMPION, version)
     log.info("%s of %s: version %s, %s %.4f (%s)", CHAMPION, task, version, METRIC, accuracy, told)
     return version
 
@@ -91,19 +90,19 @@ def _best_run(client: Any, experiment_id: str, dataset: str, data_md5: str) -> A
     return next((run for run in found if run.outputs and run.outputs.model_outputs), None)
 
 
-def _champion(client: Any, task: str) -> Any:
+def _champion(to: Destination, task: str) -> Any:
     """Return the version that has the alias, or None; the registered model is made if there is none."""
-    registered = client.search_registered_models(f"name = '{task}'")
+    registered = to.client.search_registered_models(f"name = '{task}'")
     if not registered:
-        client.create_registered_model(task, description=DESCRIPTION[task])
+        to.write("create_registered_model", task, description=DESCRIPTION[task])
         return None
     version = registered[0].aliases.get(CHAMPION)
-    return None if version is None else client.get_model_version(task, str(version))
+    return None if version is None else to.client.get_model_version(task, str(version))
 
 
-def _version(client: Any, task: str, run: Any, data: dict[str, str]) -> str:
+def _version(to: Destination, task: str, run: Any, data: dict[str, str]) -> str:
     """Return the version of a run's model, registered now unless it has been before."""
-    registered = client.search_model_versions(f"name = '{task}' and run_id = '{run.info.run_id}'")
+    registered = to.client.search_model_versions(f"name = '{task}' and run_id = '{run.info.run_id}'")
     if registered:
         return str(registered[0].version)
     model_id = run.outputs.model_outputs[0].model_id
@@ -114,8 +113,12 @@ def _version(client: Any, task: str, run: Any, data: dict[str, str]) -> str:
         METRIC: str(run.data.metrics[METRIC]),
         "weights_sha256": run.data.tags["weights_sha256"],
     }
-    made = client.create_model_version(
-        task, f"models:/{model_id}", run.info.run_id, tags=tags, model_id=model_id, await_creation_for=None
+    made = to.write(
+        "create_model_version",
+        *(task, f"models:/{model_id}", run.info.run_id),
+        tags=tags,
+        model_id=model_id,
+        await_creation_for=None,
     )
     return str(made.version)
 

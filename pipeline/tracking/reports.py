@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.address import reason, redact
 from pipeline.config import Settings
 from pipeline.errors import SettingsError
+from pipeline.tracking.delivery import Destination
 from pipeline.tracking.pages import server, shown_at
 from pipeline.tracking.records import now, record_of_weights
 from pipeline.tracking.run import PER_CLASS_FILE, Run, per_class_text
@@ -42,7 +43,7 @@ def add_report(
         if run_id is None:
             log.warning("%s...: no run has made these weights; their figures stay local", weights_sha256[:12])
         else:
-            _add_to(run_id, metrics, images, per_class)
+            _add_to(Destination(tracking_uri(settings)), run_id, metrics, images, per_class)
     except (SettingsError, MlflowException) as error:
         say_away(tracking_uri(settings), reason(error), "its figures stay local")
         return None
@@ -50,23 +51,22 @@ def add_report(
 
 
 def _add_to(
+    to: Destination,
     run_id: str,
     metrics: Mapping[str, float],
     images: Mapping[str, bytes],
     per_class: Mapping[str, Mapping[str, float]] | None,
 ) -> None:
     """Add a report to a run of which this disk has no record: another machine's."""
-    import mlflow
     from mlflow.entities import Metric
 
-    client = mlflow.MlflowClient()
-    client.log_batch(run_id, metrics=[Metric(name, value, now(), 0) for name, value in metrics.items()])
+    to.write("log_batch", run_id, metrics=[Metric(name, value, now(), 0) for name, value in metrics.items()])
     with tempfile.TemporaryDirectory() as folder:
         for name, png in images.items():
             (Path(folder) / f"{name}.png").write_bytes(png)
-        client.log_artifacts(run_id, folder, "pictures")
+        to.client.log_artifacts(run_id, folder, "pictures")
     if per_class is not None:
-        client.log_text(run_id, per_class_text(per_class), PER_CLASS_FILE)
+        to.client.log_text(run_id, per_class_text(per_class), PER_CLASS_FILE)
 
 
 def find_run(settings: Settings, weights_sha256: str) -> str | None:
