@@ -7,6 +7,7 @@ that the store no longer has, as it was made anew, is made again; one that was d
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,11 +19,14 @@ from pipeline.tracking.records import RUNNING, Delivered, Record, find_record
 from pipeline.tracking.store import client_of, open_experiment, patiently
 
 LARGEST_BATCH = 1000  # metrics, and of tags and params 100, that MLflow takes in one call
-LARGEST_TAG = 5000  # characters; what the smallest limit of an MLflow server lets pass
+LARGEST_TAG = 8000  # characters; what is longer MLflow's client cuts by itself
+SAFE_TAG = 5000  # characters; what the smallest limit of an MLflow server lets pass
 NAME_TAG = "mlflow.runName"
 PARENT_TAG = "mlflow.parentRunId"
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 REFUSED = (ABSENT, "INVALID_PARAMETER_VALUE")  # how MLflow answers where a run is absent, or deleted
+
+log = logging.getLogger(__name__)
 
 
 class RunDeleted(Exception):  # noqa: N818 – it is no error
@@ -226,8 +230,6 @@ def _bring_points(record: Record, to: Destination, has: Delivered, on_progress: 
 
 
 def _bring_tags(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
-    from mlflow.entities import RunTag
-
     tags = record.state.tags
     new = {name: value for name, value in tags.items() if has.tags.get(name) != value}
     if not new:
@@ -235,11 +237,30 @@ def _bring_tags(record: Record, to: Destination, has: Delivered, on_progress: Ca
     name = new.pop(NAME_TAG, None)
     if name:
         to.write("update_run", has.run_id, name=name)
-    changed = [RunTag(key, value[:LARGEST_TAG]) for key, value in new.items()]
+    changed = list(new.items())
     for first in range(0, len(changed), 100):
-        to.write("log_batch", has.run_id, tags=changed[first : first + 100])
+        _log_tags(record, to, str(has.run_id), dict(changed[first : first + 100]))
     on_progress()
     return _note(record, to, replace(has, tags=tags))
+
+
+def _log_tags(record: Record, to: Destination, run_id: str, tags: dict[str, str]) -> None:
+    """Set tags, whole unless the store refuses that; of those that are cut it is said."""
+    from mlflow.entities import RunTag
+    from mlflow.exceptions import MlflowException
+
+    longest = LARGEST_TAG
+    try:
+        to.write("log_batch", run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    except MlflowException as error:
+        if error.error_code not in REFUSED or all(len(value) <= SAFE_TAG for value in tags.values()):
+            raise
+        longest = SAFE_TAG
+        to.write("log_batch", run_id, tags=[RunTag(name, value[:longest]) for name, value in tags.items()])
+    for name in (name for name, value in tags.items() if len(value) > longest):
+        log.warning(
+            "%s: the tag %s is cut to %d characters there; %s has all", record.id[:8], name, longest, record.folder
+        )
 
 
 def _bring_artifacts(record: Record, to: Destination, has: Delivered, on_progress: Callable[[], None]) -> Delivered:
