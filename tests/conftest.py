@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from counted import pytest_terminal_summary
 from repro_project import SMALL, STAGES, Project, ran
 
 from pipeline.config import Settings, parse
+
+__all__ = ["pytest_terminal_summary"]
 
 ROOT = Path(__file__).resolve().parents[1]
 # what the caller's shell, a git hook or another test may have set, and a command under test is not to see

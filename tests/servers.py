@@ -61,3 +61,10 @@ class Server:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+            while self._listens():  # on a busy machine its helpers die a little later
+                time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", self.port)):
+            return True
+        return False

@@ -13,12 +13,12 @@ import pytest
 import trainer
 from servers import Server
 from tracked import CODE, DATA_MD5, rows, wait_until
-from whole import assert_whole, lost_points, runs_of
+from whole import assert_whole, runs_of
 
 from pipeline import tracking, train_scratch, trained
 from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import inputs_of
-from pipeline.tracking.records import Opening, Record, all_records, find_record
+from pipeline.tracking.records import Opening, Record, find_record
 from pipeline.tracking.registry import promote
 from pipeline.tracking.sender import sender
 
@@ -165,18 +165,6 @@ def test_a_server_that_comes_back_gets_everything(own, tmp_path):
         server.kill()
 
 
-def test_a_training_that_is_killed_is_ended_in_mlflow_with_all_its_points(settings, client, own, tmp_path):
-    process = trainer.start(own, uri=settings.tracking.uri, epochs=200, pause=0.01, dies=True)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    (run,) = wait_until(lambda: [run for run in runs_of(client) if run.info.status != "RUNNING"])
-    assert run.info.status == "KILLED"
-    assert "died before it ended the run" in run.data.tags["error"]
-    record = Record(tmp_path / "records" / run.data.tags["record"])
-    assert len(list(record.points())) == 101
-    wait_until(lambda: lost_points(client, run.info.run_id, record) == 0)
-
-
 def test_a_courier_that_dies_costs_no_training(start, client, caplog):
     with start() as first:
         os.killpg(tracking.sender()._process.pid, signal.SIGKILL)
@@ -263,33 +251,6 @@ def test_a_damaged_database_is_told_in_one_line(settings_of, tmp_path):
         tracking.open_store(settings_of(f"tracking.uri=sqlite:///{tmp_path / 'a.db'}"))
 
 
-@pytest.mark.parametrize(("n_writers", "n_runs"), [(3, 4), pytest.param(8, 50, marks=pytest.mark.slow)])
-def test_many_writers_and_a_reader_share_one_store(n_writers, n_runs, settings, client, own, tmp_path):
-    ended = threading.Event()
-    failures: list[Exception] = []
-
-    def poll() -> None:
-        while not ended.wait(0.1):
-            try:
-                runs_of(client)
-            except Exception as error:  # any would be the fault that is sought
-                failures.append(error)
-
-    reader = threading.Thread(target=poll)
-    reader.start()
-    given = {"uri": settings.tracking.uri, "epochs": 20, "n_runs": n_runs}
-    processes = [trainer.start(own, **given) for _ in range(n_writers)]
-    logs = [trainer.finish(process)[1] for process in processes]
-    ended.set()
-    reader.join()
-    assert failures == []
-    assert logs == [[]] * n_writers
-    records = all_records(tmp_path / "records")
-    assert len(records) == n_writers * n_runs
-    for record in records:
-        assert_whole(client, tmp_path / "records", record.id)
-
-
 def test_the_next_run_says_how_many_records_wait(settings, own, tmp_path):
     uri = settings.tracking.uri
     for store in (uri, uri, "http://another"):
@@ -306,16 +267,6 @@ def test_a_damaged_record_of_an_earlier_run_holds_up_none(settings, client, own,
     said, log = trainer.finish(trainer.start(own, uri=uri, epochs=3))
     assert_whole(client, tmp_path / "records", said["record_id"])
     assert log == [f"{uri}: 1 earlier records wait for it; `python -m pipeline.sync` brings what is missing"]
-
-
-def test_two_first_starts_at_once_make_one_store(own, tmp_path):
-    import mlflow
-
-    uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    processes = [trainer.start(own, uri=uri, epochs=3) for _ in range(2)]
-    said = [trainer.finish(process)[0] for process in processes]
-    assert len(runs_of(mlflow.MlflowClient(uri))) == 2
-    assert all(one["run_id"] for one in said)
 
 
 def test_the_courier_says_nothing_of_its_own(own, tmp_path):

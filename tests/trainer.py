@@ -1,8 +1,8 @@
 """`python -m trainer`: a training in a process of its own, as `pipeline.train` is one, but small and slowed down.
 
-It takes JSON on its command line: the store's address, the epochs, the seconds that each takes longer, whether it
-dies half-way, how many runs it makes, a file that it waits for before each ends, and whether it leaves the end to the
-courier. It prints, as JSON, what became of the last one.
+It takes JSON on its command line: the store's address, the epochs, the seconds that each takes longer, the epoch in
+which it dies, how many runs it makes, a file that it waits for before each ends, whether it leaves the end to the
+courier, and how many rows it trains on. It prints, as JSON, what became of the last one.
 """
 
 import json
@@ -41,12 +41,14 @@ def finish(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], list[str]]
 
 def main(
     uri: str,
+    *,
     epochs: int = 200,
     pause: float = 0.0,
-    dies: bool = False,
+    dies_in: int | None = None,
     n_runs: int = 1,
     until: str = "",
     leave: bool = False,
+    n_rows: int = 40,
 ) -> None:
     """Train, and print what became of the last run."""
     import yaml
@@ -60,8 +62,9 @@ def main(
     overrides = ["net=scratch", "scratch.dataset=mnist", f"scratch.epochs={epochs}"]
     os.environ["MLFLOW_TRACKING_URI"] = uri  # which may hold a password, as tracking.uri may not
     settings = parse(yaml.safe_load(compose.run(ROOT / "conf", overrides)))
-    data = rows()
+    data = rows(n_rows)
     for _ in range(n_runs):
+        started = time.monotonic()
         with (
             tracking.start_run(settings, "scratch", inputs_of("mnist", data, DATA_MD5), code=CODE) as run,
             tempfile.TemporaryDirectory() as folder,
@@ -72,7 +75,7 @@ def main(
                 time.sleep(pause)
                 while until and epoch == epochs - 1 and not Path(until).exists():
                     time.sleep(0.05)
-                if dies and epoch == epochs // 2:
+                if epoch == dies_in:
                     os.killpg(0, signal.SIGKILL)
 
             began = time.monotonic()
@@ -88,6 +91,7 @@ def main(
         "run_id": run.run_id,
         "weights_sha256": result.weights_sha256,
         "seconds": seconds,
+        "seconds_with_its_record": time.monotonic() - started,
         "history": result.history,
         "imported_mlflow": "mlflow" in sys.modules,
     }

@@ -1,30 +1,33 @@
-"""What the tests of faults share: each says how many it injected, and the run ends with a table of them."""
+"""What the tests of faults share: each counts the faults that it injects, see tests/counted.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from counted import Faults, count
+
+__all__ = ["count"]
+
+PASSED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call" and not report.skipped:
+        item.stash[PASSED] = report.passed
+    return report
 
 
 @pytest.fixture
-def count(record_property) -> Callable[..., None]:
-    """Return a function that notes what a test did: the kind of fault, how many, how many survived, what was lost."""
+def count_one(request, count) -> Iterator[Callable[[str, str], Faults]]:
+    """Return a function that counts a test as one fault, survived if the test passes; one that is skipped as none."""
+    begun: list[Faults] = []
 
-    def note(kind: str, injected: int, survived: int, lost: str) -> None:
-        record_property("faults", (kind, injected, survived, lost))
+    def begin(kind: str, unit: str) -> Faults:
+        begun.append(count(kind, unit))
+        return begun[-1]
 
-    return note
-
-
-def pytest_terminal_summary(terminalreporter) -> None:
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    calls = [report for report in reports if getattr(report, "when", None) == "call" and not report.skipped]
-    notes = [(report, note) for report in calls for name, note in report.user_properties if name == "faults"]
-    totals: dict[tuple[str, str], list[int]] = {}
-    for report, (kind, injected, survived, lost) in notes:
-        total = totals.setdefault((kind, lost), [0, 0])
-        total[0] += survived if report.passed else 0
-        total[1] += injected
-    if totals:
-        terminalreporter.section("faults")
-    for (kind, lost), (survived, injected) in totals.items():
-        terminalreporter.line(f"{survived:6} of {injected:6} survived; lost: {lost:12} {kind}")
+    yield begin
+    for faults in begun:
+        faults.injected = PASSED in request.node.stash
+        faults.survived = request.node.stash.get(PASSED, False)

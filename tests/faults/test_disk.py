@@ -41,8 +41,8 @@ def with_small_files() -> None:
 
 
 @pytest.fixture(autouse=True)
-def counted(count) -> None:
-    count("a disk without room, a folder or file without permission", 1, 1, "0 bytes")
+def counted(count_one) -> None:
+    count_one("a disk without room, a folder or file without permission", "")
 
 
 @pytest.fixture(scope="module")

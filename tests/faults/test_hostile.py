@@ -44,10 +44,8 @@ def place(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def counted(count) -> None:
-    count(
-        "hostile files and settings: nothing of them run, no memory taken, nothing written elsewhere", 1, 1, "nothing"
-    )
+def counted(count_one) -> None:
+    count_one("hostile files and settings: nothing of them run, no memory taken, nothing written elsewhere", "")
 
 
 def hostile_npz(path: Path) -> None:

@@ -18,7 +18,6 @@ from pipeline import files
 SEED = 0
 FEW, MANY = 2, 20
 LONGEST_WAIT = 2.0  # seconds from the start of a stage to the kill; a stage of the small settings takes 0.5 to 8
-MENDS = {"dvc.lock": "git checkout dvc.lock", ".dvc/tmp/rwlock": "rm .dvc/tmp/rwlock"}  # as the README says
 ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
 import itertools, sys
@@ -74,7 +73,27 @@ def relative(project: Project) -> dict[str, bytes]:
     return {str(Path(path).relative_to(project.root)): data for path, data in project.bytes_of("data").items()}
 
 
-def mended_repro(project: Project, environment: dict[str, str]) -> list[str]:
+def mends() -> dict[str, str]:
+    """Return the commands of the README's table for a crash, by patterns of the messages that call for them."""
+    lines = (ROOT / "README.md").read_text().partition("| DVC says | do |\n|---|---|\n")[2].partition("\n\n")[0]
+    found = {}
+    for line in lines.splitlines():
+        _, says, do, _ = line.split("|")
+        command = re.findall("`(.+?)`", do)[0]
+        for message in (said for said in re.findall("`(.+?)`", says) if " " in said):  # else it is a file's name
+            pattern = re.escape(message).replace("…", "[^']*")
+            found[f"{pattern} *$" if message.endswith(":") else pattern] = command
+    return found
+
+
+def mend_of(said: str) -> str:
+    """Return the command that the README has for what DVC said; fail unless it has just one."""
+    commands = {command for pattern, command in mends().items() if re.search(pattern, said, re.MULTILINE)}
+    assert len(commands) == 1, said
+    return commands.pop()
+
+
+def mended_repro(project: Project, environment: dict[str, str]) -> str | None:
     """Run `dvc repro` after a kill; return the command that was called for, if one was.
 
     DVC 3.67 writes two files of its own in place: a kill in these 0.1 s a stage leaves half of one.
@@ -83,18 +102,15 @@ def mended_repro(project: Project, environment: dict[str, str]) -> list[str]:
         ["dvc", "repro"], cwd=project.root, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
-        return []
-    mends = [command for file, command in MENDS.items() if file in done.stderr]
-    assert len(mends) == 1, done.stderr
-    project.call(project.root, *mends[0].split())
+        return None
+    command = mend_of(done.stderr)
+    project.call(project.root, *command.split())
     project.repro()
-    return mends
+    return command
 
 
-def check_kills(small, environment, folder, n_faults, stages, cache=None) -> tuple[list[str], list[str]]:
+def check_kills(small, environment, folder, n_faults, stages, count, cache=None) -> None:
     """Kill `dvc repro` in fresh clones at seeded moments, and let it end: as an undisturbed one, or the test fails.
-
-    Return the stages that were killed, and the commands that were called for before the next `dvc repro`.
 
     Args:
         small: the project, reproduced undisturbed.
@@ -102,42 +118,57 @@ def check_kills(small, environment, folder, n_faults, stages, cache=None) -> tup
         folder: for the clones.
         n_faults: how many kills.
         stages: after the start of one of which the kill comes.
+        count: the fixture; kills after which `dvc repro` ends alone are one kind, those that call for a command one.
         cache: a folder of DVC's cache for the clones, so that trainings come out of its run cache; None: no cache.
     """
     rng = random.Random(SEED)
     whole, lock = relative(small), small.read("dvc.lock")
+    alone = count("dvc repro killed (-9); the next ends alone with the same bytes", "files")
+    helped = count(
+        "dvc repro killed (-9); the next, after the command that the README has for DVC's message", "files"
+    )
     killed: list[str] = []
-    mends: list[str] = []
     while len(killed) < n_faults:
         project = clone_of(small, folder / str(len(killed)))
         if cache:
             shutil.copytree(cache, project.root / ".dvc/cache")
         stage = killed_repro(project, environment, rng.choice(stages), rng.uniform(0, LONGEST_WAIT))
         if stage:
-            assert half_written(project, whole) == []
-            mends += mended_repro(project, environment)
-            assert project.read("dvc.lock") == lock
-            assert relative(project) == whole
             killed.append(stage)
+            alone.injected += 1
+            half = half_written(project, whole)
+            alone.lost += len(half)
+            assert half == []
+            command = mended_repro(project, environment)
+            faults = helped if command else alone
+            if command:
+                alone.injected -= 1
+                helped.injected += 1
+                helped.note += f"; `{command}`" if helped.note else f"`{command}`"
+            found = relative(project)
+            faults.lost += len(dict(whole.items() ^ found.items()))
+            assert project.read("dvc.lock") == lock
+            assert found == whole
+            faults.survived += 1
+            alone.note = ", ".join(f"{stage} {killed.count(stage)}" for stage in STAGES if stage in killed)
         shutil.rmtree(project.root)
-    return killed, mends
 
 
 def test_a_repro_killed_while_it_makes_data_ends_as_an_undisturbed_one(small, environment, tmp_path, count):
-    killed, mends = check_kills(small, environment, tmp_path, FEW, STAGES[:5], small.root / ".dvc/cache")
-    count(told(killed, mends), FEW, len(killed), "0 bytes")
+    check_kills(small, environment, tmp_path, FEW, STAGES[:5], count, small.root / ".dvc/cache")
 
 
 @pytest.mark.slow
 def test_a_repro_killed_at_any_moment_ends_as_an_undisturbed_one(small, environment, tmp_path, count):
-    killed, mends = check_kills(small, environment, tmp_path, MANY, STAGES)
-    count(told(killed, mends), MANY, len(killed), "0 bytes")
+    check_kills(small, environment, tmp_path, MANY, STAGES, count)
 
 
-def told(killed: list[str], mends: list[str]) -> str:
-    stages = ", ".join(f"{stage} {killed.count(stage)}" for stage in STAGES if stage in killed)
-    after = "".join(f"; {mends.count(mend)} after `{mend}`" for mend in dict.fromkeys(mends))
-    return f"dvc repro killed (-9) in {stages}{after}"
+def test_each_message_of_the_readme_has_its_command():
+    assert set(mends().values()) == {"git checkout dvc.lock", "rm .dvc/tmp/rwlock", "rm params.yaml"}
+    assert len(mends()) == 6
+    assert mend_of("ERROR: failed to reproduce 'load': \n") == "git checkout dvc.lock"
+    locked = "ERROR: failed to reproduce 'a': Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure"
+    assert mend_of(locked) == "rm .dvc/tmp/rwlock"
 
 
 @pytest.mark.parametrize("n_faults", [50, pytest.param(500, marks=pytest.mark.slow)])
@@ -145,6 +176,7 @@ def test_a_killed_writer_leaves_the_old_or_the_new_and_nothing_else_once_another
     rng = random.Random(SEED)
     file, folder = tmp_path / "file", tmp_path / "folder"
     n_left = 0
+    faults = count("writers of a file and a folder killed (-9)", "half-written files")
     for _ in range(n_faults // 5):
         writers = []
         for number in range(5):  # five at once, as each takes a while to start
@@ -159,8 +191,10 @@ def test_a_killed_writer_leaves_the_old_or_the_new_and_nothing_else_once_another
             writer.stdout.close()
             own = tmp_path / str(number)
             file, folder = own / "file", own / "folder"
-            assert is_whole(file)
-            assert not folder.exists() or all(is_whole(folder / name) for name in "ab")
+            faults.injected += 1
+            written = [file, *(folder / name for name in "ab" if folder.exists())]
+            faults.lost += sum(not is_whole(path) for path in written)
+            assert faults.lost == 0
             n_left += len(list(own.glob(".f*")))
             with files.replacing(file) as new:
                 new.write_text("9\n" * 50_000)
@@ -169,10 +203,9 @@ def test_a_killed_writer_leaves_the_old_or_the_new_and_nothing_else_once_another
                 for name in "ab":
                     shutil.copy(file, new / name)
             assert sorted(path.name for path in own.iterdir()) == ["file", "folder"]
+            faults.survived += 1
+            faults.note = f"{n_left} of them within a write"
     assert n_left > 0  # else no kill came in the middle
-    count(
-        f"writers of a file and a folder killed (-9), {n_left} of them within a write", n_faults, n_faults, "0 bytes"
-    )
 
 
 def start_writer(folder: Path) -> "subprocess.Popen[bytes]":
@@ -243,18 +276,20 @@ def test_a_rwlock_that_stops_dvc_is_named_and_its_removal_is_the_mend(edited, co
     path = edited.root / ".dvc/tmp/rwlock"
     path.write_text(rwlock(edited, os.getpid()) if content == "of another process" else content)
     edit(edited)
-    assert ".dvc/tmp/rwlock" in edited.dvc("repro", "compose", code=FAILED).stderr
-    path.unlink()
+    command = mend_of(edited.dvc("repro", "compose", code=FAILED).stderr)
+    assert command == "rm .dvc/tmp/rwlock"
+    edited.call(edited.root, *command.split())
     assert ran(edited.dvc("repro", "compose")) == ["compose"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [b"", b"    ou"], ids=["empty", "within a word"])
+@pytest.mark.parametrize("end", [b"", b"    ou", b"      hash: md"], ids=["empty", "within a key", "within a value"])
 def test_a_dvc_lock_cut_off_is_named_and_git_brings_the_earlier_back(edited, end):
     path = edited.root / "dvc.lock"
     path.write_bytes(path.read_bytes().partition(end)[0] + end if end else b"")
-    assert "dvc.lock" in edited.dvc("repro", "compose", code=FAILED).stderr
-    edited.call(edited.root, "git", "checkout", "dvc.lock")
+    command = mend_of(edited.dvc("repro", "compose", code=FAILED).stderr)
+    assert command == "git checkout dvc.lock"
+    edited.call(edited.root, *command.split())
     edited.dvc("repro", "compose")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from counted import Faults
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from pipeline.errors import DataError
 
 SEED = 0
 N_GENERATED = 60
+OUTPUTS = "bad outputs"
 ROOT = Path(__file__).resolve().parents[2]
 
 HEADER = "label,1x1,1x2,2x1,2x2"
@@ -155,6 +157,14 @@ def told(main) -> str:
     return ended.value.code
 
 
+def assert_none(faults: Faults, *outputs: str) -> None:
+    """Count a fault as survived if it has left no output; else fail."""
+    left = [name for name in outputs if Path(name).exists()]
+    faults.lost += len(left)
+    assert left == []
+    faults.survived += 1
+
+
 def fetch_params(folder: Path, train: str, test: str = "good.csv") -> None:
     """Write the params.yaml of a project whose CSVs are these, and a good one."""
     (folder / "good.csv").write_bytes(joined([HEADER, "5,0,1,2,3"]))
@@ -164,25 +174,27 @@ def fetch_params(folder: Path, train: str, test: str = "good.csv") -> None:
 
 def test_each_generated_csv_is_refused_in_one_line_that_names_its_place(place, count):
     rng = random.Random(SEED)
+    faults = count("generated malformed CSVs, through stage fetch", OUTPUTS)
     fetch_params(place, "bad.csv")
     for _ in range(N_GENERATED):
+        faults.injected += 1
         content, where = bad_csv(rng)
         Path("bad.csv").write_bytes(content)
         line = told(fetch.main)
         assert f"bad.csv{where}" in line, line
         assert "but" in line
-        assert not Path("data").exists()
-    count("generated malformed CSVs, through stage fetch", N_GENERATED, N_GENERATED, "no output")
+        assert_none(faults, "data")
 
 
 def test_each_csv_that_is_malformed_by_hand_is_refused_in_one_line(place, count):
+    faults = count("malformed CSVs by hand, through stage fetch", OUTPUTS)
     fetch_params(place, "bad.csv")
     for name, content in by_hand().items():
+        faults.injected += 1
         Path("bad.csv").write_bytes(content)
         line = told(fetch.main)
         assert line.startswith("error: bad.csv"), (name, line)
-        assert not Path("data").exists()
-    count("malformed CSVs by hand, through stage fetch", len(by_hand()), len(by_hand()), "no output")
+        assert_none(faults, "data")
 
 
 @pytest.mark.parametrize(
@@ -265,15 +277,16 @@ def write_experiment(key: str, value: object) -> None:
 
 def test_each_generated_setting_is_refused_in_one_line_that_names_its_key(place, count):
     rng = random.Random(SEED)
+    faults = count("generated malformed settings, through stage compose", OUTPUTS)
     composed = yaml.safe_load(compose.run())
     for _ in range(N_GENERATED):
+        faults.injected += 1
         key, value = bad_setting(rng, composed)
         write_experiment(key, value)
         line = told(compose.main)
         assert key in line, (key, value, line)
         assert "conf/" in line
-        assert not Path("params.yaml").exists()
-    count("generated malformed settings, through stage compose", N_GENERATED, N_GENERATED, "no output")
+        assert_none(faults, "params.yaml")
 
 
 KERAS = "keras/default.yaml"
@@ -373,16 +386,15 @@ def conf_by_hand() -> dict[str, tuple[str, bytes]]:
 
 
 def test_each_conf_that_is_malformed_by_hand_is_refused_in_one_line(place, count):
+    faults = count("malformed files of conf/ by hand, through stage compose", OUTPUTS)
     for name, (file, content) in conf_by_hand().items():
+        faults.injected += 1
         earlier = Path("conf", file).read_bytes()
         Path("conf", file).write_bytes(content)
         line = told(compose.main)
         assert ": " in line.removeprefix("error: "), (name, line)
-        assert not Path("params.yaml").exists()
+        assert_none(faults, "params.yaml", "hacked")
         Path("conf", file).write_bytes(earlier)
-    assert not Path("hacked").exists()
-    n = len(conf_by_hand())
-    count("malformed files of conf/ by hand, through stage compose", n, n, "no output")
 
 
 @pytest.mark.parametrize(
@@ -475,10 +487,12 @@ LABELS = st.sampled_from([None, None, "label", "b", "\x1b"])
 @pytest.mark.parametrize("n_inputs", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_a_search_finds_no_input_but_is_read_or_refused_in_one_line(n_inputs, count):
     outcomes = {"read": 0, "refused": 0}
+    faults = count("inputs of a search over the CSV reader", "")
 
     @given(INPUTS, LABELS)
     @settings(max_examples=n_inputs, deadline=None, suppress_health_check=list(HealthCheck))
     def search(content: bytes, label_column: str | None) -> None:
+        faults.injected += 1
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "file.csv")
             path.write_bytes(content)
@@ -495,8 +509,9 @@ def test_a_search_finds_no_input_but_is_read_or_refused_in_one_line(n_inputs, co
                 assert X.dtype == y.dtype == "uint8"
                 assert y.max() <= 9
                 outcomes["read"] += 1
+        faults.survived += 1
+        faults.note = f"{outcomes['read']} of them read"
 
     search()
+    assert faults.injected >= n_inputs
     assert min(outcomes.values()) > n_inputs / 20
-    n = sum(outcomes.values())
-    count(f"inputs of a search over the CSV reader, {outcomes['read']} of them read", n, n, "no crash")
