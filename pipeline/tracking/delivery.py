@@ -72,7 +72,7 @@ def deliver(
     Args:
         record: of a run that may still go on.
         to: the store.
-        on_progress: called after each step.
+        on_progress: called after each step that the store has answered.
         is_new: whether it is not looked for in the store, which takes longer the more runs there are.
 
     Raises:
@@ -97,8 +97,7 @@ def deliver(
 def _bring(record: Record, to: Destination, on_progress: Callable[[], None], *, is_new: bool = False) -> Delivered:
     seen = record.fingerprint()
     state = record.state
-    has = _ensure_run(record, to, is_new=is_new)
-    on_progress()
+    has = _ensure_run(record, to, is_new=is_new)  # no progress: of a run that is noted the store was not asked
     for step in (_bring_points, _bring_tags, _bring_artifacts, _bring_model, _bring_end):
         has = step(record, to, has, on_progress)
     stamp = ledger.stamp(str(record.folder))
