@@ -60,8 +60,8 @@ def push(md5: str, root: Path) -> None:
 def find(md5: str, root: Path) -> Path | None:
     """Return the file of that md5 in the cache of the project at `root`, after a look into its remote; or None.
 
-    Of several processes that want it at once, one brings it, and the others wait. A remote that cannot be used is told
-    in one line, and is not asked again for AWAY_SECONDS.
+    Of several processes that want it at once, one brings it, and the others wait. A remote that cannot be used is
+    told in one line, and is not asked again for AWAY_SECONDS.
     """
     from dvc.repo import Repo
     from dvc_data.hashfile.hash_info import HashInfo
