@@ -708,9 +708,9 @@ def test_a_parameter_that_a_trial_does_not_read_is_neither_shown_nor_commanded(c
 
 @pytest.mark.parametrize("reused", [True, False])
 @pytest.mark.usefixtures("own_tracking")
-def test_a_model_that_is_wanted_is_made_or_it_is_told(settings_of, new_store, here, caplog, reused):
+def test_a_model_that_is_wanted_is_made_or_it_is_told(composer, new_store, here, caplog, reused):
     """Of the best trial it can be made, of the second not: a smaller keep_models has removed its parts."""
-    settings = settings_of("net=scratch", f"tracking.uri={new_store(here)}")
+    settings = trial.settings_of(composer.config(["net=scratch", f"tracking.uri={new_store(here)}"]))
     data = rows_of_data()
     trials = []
     for number in range(3):
