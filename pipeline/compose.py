@@ -17,7 +17,6 @@ from pipeline.address import redact
 from pipeline.command import command
 from pipeline.config import PARAMS_FILE, Settings, first_alias, flatten, parse, read_yaml
 from pipeline.errors import SettingsError
-from pipeline.files import replacing
 
 CONF = Path("conf")
 LOCK = Path("dvc.lock")
@@ -147,6 +146,8 @@ def write(text: str, params: Path = PARAMS_FILE, lock: Path = LOCK) -> None:
             )
         for line in differing:
             log.info("%s", line)
+    from pipeline.files import replacing  # with numpy, which `--help` does without
+
     with replacing(params) as new:
         new.write_text(text, encoding="utf-8")
 
@@ -179,6 +180,8 @@ def main() -> None:
         try:
             check_stages(parse(kept))
         except SettingsError:  # `dvc exp run` leaves its file behind, and the next `dvc repro` would blame its user
+            from pipeline.files import replacing  # with numpy, which `--help` does without
+
             with replacing(PARAMS_FILE) as new:
                 new.write_text(text, encoding="utf-8")
             raise

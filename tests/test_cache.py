@@ -54,7 +54,7 @@ def test_a_remote_that_takes_nothing_is_one_line(root, tmp_path, caplog):
     cache.keep(ARRAYS, root)
     cache.push(cache.arrays_md5(ARRAYS), root)
     (message,) = caplog.messages
-    assert message.startswith("DVC's remote: ")
+    assert message.startswith("DVC's remote cannot be used: ")
 
 
 def test_what_nobody_has_is_none(root):

@@ -29,7 +29,7 @@ def n_read(monkeypatch):
     """Return a list of the files of records that have been read as JSON."""
     read = []
     plain = records._read
-    monkeypatch.setattr(records, "_read", lambda path: read.append(path) or plain(path))
+    monkeypatch.setattr(records, "_read", lambda path, kind: read.append(path) or plain(path, kind))
     return read
 
 
