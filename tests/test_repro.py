@@ -141,6 +141,7 @@ def test_earlier_settings_bring_the_earlier_training_back(rewidened, small, tmp_
     assert project.n_runs() == 3
 
 
+@pytest.mark.slow
 def test_another_dataset_retrains_its_net_alone(project):
     project.edit("conf/scratch/default.yaml", "dataset: synthetic", "dataset: mnist")
     assert ran(project.repro()) == ["compose", "preprocess", "train_scratch", "evaluate"]
@@ -173,6 +174,7 @@ def test_an_experiments_override_outlives_compose(project):
     assert rows["narrow"]["keras.units"] == "8"
 
 
+@pytest.mark.slow
 def test_an_experiment_in_a_temporary_copy_is_tracked_with_the_others(project):
     before = {path: project.read(path) for path in ("params.yaml", "dvc.lock")}
     done = project.dvc("exp", "run", "--temp", "--name", "away", "-S", "scratch.n_hidden=3")
@@ -204,6 +206,7 @@ def test_a_refused_experiment_leaves_the_params_of_conf(project):
     assert ran(project.repro()) == []
 
 
+@pytest.mark.slow
 def test_a_pull_without_the_prepared_data_still_trains(project, tmp_path):
     project.dvc("remote", "add", "-d", "store", str(tmp_path / "remote"))
     project.dvc("push")

@@ -278,6 +278,7 @@ def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(pu
         assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
 
 
+@pytest.mark.slow
 def test_a_keras_net_that_went_on_from_another_in_a_dirty_tree_is_reproduced(published):
     _, clone = published
     clone.edit("pipeline/train_keras.py", "import numpy as np\n", "import numpy as np\n\nHALF = 0.5\n")

@@ -302,7 +302,7 @@ def test_cmaes_goes_by_what_it_has_seen_and_a_seed_gives_the_same_trials(here):
     assert [any(name.startswith("cma:") for name in held.system_attrs) for held in study.trials].count(True) >= 8
 
 
-@pytest.mark.parametrize("address", [None, "sqlite:///study.db"])
+@pytest.mark.parametrize("address", [None, pytest.param("sqlite:///study.db", marks=pytest.mark.slow)])
 def test_several_processes_never_claim_a_slot_twice_nor_one_too_many(here, address):
     storage.open_study(address, "s", "minimize")
     script = (

@@ -307,9 +307,12 @@ def wait_for_trials(place: Place, process: subprocess.Popen, n_trials: int) -> N
     "arguments",
     [
         ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=1"),
-        ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=2"),
+        pytest.param(
+            ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=2"),
+            marks=pytest.mark.slow,
+        ),
         ("hydra/launcher=basic",),
-        ("hydra/launcher=basic", "hydra.sweep.dir=multirun/here"),
+        pytest.param(("hydra/launcher=basic", "hydra.sweep.dir=multirun/here"), marks=pytest.mark.slow),
         ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     ],
     ids=["study", "study of two", "grid", "grid in a folder", "joblib"],
@@ -492,6 +495,7 @@ def server(place):
     running.kill()
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_and_mlflows_pages_open_lose_no_point(place, server):
     from mlflow import MlflowClient
 

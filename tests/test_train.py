@@ -206,6 +206,7 @@ def test_a_net_beyond_the_memory_is_a_failed_run(trained_with):
     assert "Unable to allocate" in tracked.run.data.tags["error"]
 
 
+@pytest.mark.slow
 def test_history_goes_on_from_the_trained_net_on_the_pooled_images(trained_with, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ("experiment=history", "mnist=digits", "keras.units=8", "keras.epochs=2", "keras.jit_compile=false")

@@ -284,6 +284,7 @@ def tree(folder: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*") if not path.is_dir()}
 
 
+@pytest.mark.slow
 def test_a_training_with_hostile_texts_writes_nothing_outside_the_project(clone, call, tmp_path):
     project = clone(tmp_path / "above/project")
     before = tree(tmp_path)
