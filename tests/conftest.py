@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from counted import pytest_terminal_summary
+from filelock import FileLock
 from repro_project import SMALL, STAGES, Project, ran
 
 from pipeline.config import Settings, parse
@@ -81,14 +83,38 @@ def clone(call) -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory, clone, call) -> Project:
+def made_once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that has a folder made, by the first of the processes of this test run that asks for it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        made, done = base / name, base / f"{name}.done"
+        with FileLock(f"{made}.lock"):
+            if not done.exists():
+                shutil.rmtree(made, ignore_errors=True)  # of a process in which it could not be made
+                made.mkdir()
+                make(made)
+                done.touch()
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, made_once, clone, call) -> Project:
     """Return a clone with small settings, reproduced; nothing is committed since. Not to be changed."""
-    project = Project(clone(tmp_path_factory.mktemp("repro") / "small"), call)
-    for file, old, new in SMALL.values():
-        project.edit(f"conf/{file}", old, new)
-    call(project.root, "git", "commit", "-qam", "Small settings")
-    assert ran(project.repro()) == STAGES
-    return project
+
+    def make(folder: Path) -> None:
+        own = partial(call, env={"PIPELINE_RECORDS": str(folder / "records")})
+        project = Project(clone(folder / "small"), own)
+        for file, old, new in SMALL.values():
+            project.edit(f"conf/{file}", old, new)
+        call(project.root, "git", "commit", "-qam", "Small settings")
+        assert ran(project.repro()) == STAGES
+
+    made = made_once("reproduced", make) / "small"
+    return Project(shutil.copytree(made, tmp_path_factory.mktemp("repro") / "small", symlinks=True), call)
 
 
 @pytest.fixture(scope="session")
@@ -107,17 +133,19 @@ def settings_of() -> Callable[..., Settings]:
 
 
 @pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory, call) -> Path:
+def migrated_store(made_once, call) -> Path:
     """Return an MLflow database without a run: its migrations take seconds, a copy of it none.
 
     It is in WAL mode, and so are its copies, as are the stores of this project.
     """
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    script = f"import mlflow; mlflow.MlflowClient('sqlite:///{database}')"
-    call(database.parent, sys.executable, "-c", script)
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
-    return database
+
+    def make(folder: Path) -> None:
+        script = "import mlflow; mlflow.MlflowClient('sqlite:///mlflow.db')"
+        call(folder, sys.executable, "-c", script)
+        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+            assert connection.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+
+    return made_once("migrated", make) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

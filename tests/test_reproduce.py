@@ -121,24 +121,18 @@ def test_a_difference_is_located(again, line):
     assert differences(net(), again) == [line]
 
 
-def test_the_beginning_of_an_id_will_do(project, clean_run):
-    assert project.reproduce(clean_run[:8])[0] == IDENTICAL
-
-
 def test_a_run_is_reproduced_and_the_checkout_is_left_alone(project, clean_run):
+    """The beginning of its id will do; and the reproduction is a run that names the first."""
+    from mlflow import MlflowClient
+
     before = project.do("git", "status", "--porcelain", "--branch")
-    code, said = project.reproduce(clean_run)
+    code, said = project.reproduce(clean_run[:8])
     assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical")
     assert project.do("git", "status", "--porcelain", "--branch") == before
     assert len(project.do("git", "worktree", "list").splitlines()) == 1
 
-
-def test_the_reproduction_is_a_run_that_names_the_first(project, clean_run):
-    from mlflow import MlflowClient
-
     client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     (experiment,) = [found for found in client.search_experiments() if found.name == "neural-nets"]
-    project.reproduce(clean_run)
     again = client.search_runs([experiment.experiment_id], f"tags.reproduces = '{clean_run}'")[0]
     assert again.data.tags["reproduction"] == "identical"
     assert again.data.tags["weights_sha256"] == project.tags(clean_run)["weights_sha256"]
@@ -200,17 +194,20 @@ def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
     client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     tags = project.tags(clean_run)
 
-    def said_with(tag, value):
-        client.set_tag(clean_run, tag, value)
+    def said_with(others):
+        for tag, value in others.items():
+            client.set_tag(clean_run, tag, value)
         code, said = project.reproduce(clean_run)
-        client.set_tag(clean_run, tag, tags[tag])
+        for tag in others:
+            client.set_tag(clean_run, tag, tags[tag])
         assert code == MISSING
         assert len(said.strip().splitlines()) == 1
         return said
 
-    assert "`git fetch --all`" in said_with("git.commit", "1" * 40)
-    assert "cpu Z80 (here: " in said_with("cpu", "Z80")
-    assert "numpy 1.0 (here: " in said_with("numpy", "1.0")
+    assert "`git fetch --all`" in said_with({"git.commit": "1" * 40})
+    said = said_with({"cpu": "Z80", "numpy": "1.0"})
+    assert "cpu Z80 (here: " in said
+    assert "numpy 1.0 (here: " in said
 
 
 def test_changes_that_do_not_apply_are_named(project, clean_run, tmp_path):

@@ -216,7 +216,7 @@ def killed_study(place: Place, seed: int, rounds: int, n_trials: int) -> None:
 
 
 def test_a_killed_study_goes_on_to_its_total(place):
-    killed_study(place, seed=1, rounds=2, n_trials=8)
+    killed_study(place, seed=1, rounds=1, n_trials=6)
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_pruned_trials_keep_their_curves_and_are_no_failures(place):
     assert len(pruned) == 2
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=pytest.mark.slow), "joblib"])
 def test_a_grid_trains_what_is_new_and_reuses_the_rest(place, launcher):
     grid = (*SMALL, f"hydra/launcher={launcher}", *(["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []))
     first = place.run(*grid, "scratch.n_hidden=2,3")
@@ -316,7 +316,7 @@ def wait_for_trainings(place: Place, process: subprocess.Popen, n_trainings: int
             ("hydra/sweeper=study", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=2"),
             marks=pytest.mark.slow,
         ),
-        ("hydra/launcher=basic",),
+        pytest.param(("hydra/launcher=basic",), marks=pytest.mark.slow),
         pytest.param(("hydra/launcher=basic", "hydra.sweep.dir=multirun/here"), marks=pytest.mark.slow),
         ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     ],

@@ -1,6 +1,7 @@
 """`python -m pipeline.sync`: every record that a store lacks reaches it whole, once, whatever broke off before."""
 
 import contextlib
+import logging
 import sqlite3
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from servers import Server
 from whole import assert_whole, lost_points, runs_of
 
+from pipeline import sync as command
 from pipeline import tracking
 from pipeline.config import to_dict
 from pipeline.tracking.delivery import Destination, deliver
@@ -30,13 +32,37 @@ def own(environment, tmp_path):
 
 
 @pytest.fixture
-def sync(call, own, settings_of, tmp_path):
-    """Return a function that calls the command for a store, and returns what it says."""
+def sync(own, settings_of, tmp_path, monkeypatch, caplog):
+    """Return a function that does what the command does for a store, in this process, and returns what it says."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of())))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIPELINE_RECORDS", own["PIPELINE_RECORDS"])
+    caplog.set_level(logging.INFO, "pipeline")
 
     def run(uri: str, *arguments: str, code: int = 0) -> str:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setattr(sys, "argv", ["sync", *arguments])
+        caplog.clear()
+        ended = None
+        try:
+            command.main()
+        except SystemExit as error:
+            ended = error.code
+        assert bool(ended) == bool(code)
+        lines = [*caplog.messages, *([ended] if isinstance(ended, str) else [])]
+        return "".join(f"{line}\n" for line in lines)
+
+    return run
+
+
+@pytest.fixture
+def terminal(call, own, settings_of, tmp_path):
+    """Return a function that calls the command for a store, and returns what it says."""
+
+    def run(uri: str, *arguments: str) -> str:
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of())))
-        command = (sys.executable, "-m", "pipeline.sync", *arguments)
-        return call(tmp_path, *command, env=own | {"MLFLOW_TRACKING_URI": uri}, code=code).stderr
+        env = own | {"MLFLOW_TRACKING_URI": uri}
+        return call(tmp_path, sys.executable, "-m", "pipeline.sync", *arguments, env=env).stderr
 
     return run
 
@@ -297,7 +323,7 @@ def test_from_a_store_that_is_not_there_is_one_line_and_makes_none(sync, store, 
     assert said == "error: --from: sqlite:////none/mlflow.db: no such file\n"
 
 
-def test_a_server_gets_what_its_absence_has_kept(sync, own, tmp_path):
+def test_a_server_gets_what_its_absence_has_kept(terminal, own, tmp_path):
     import mlflow
 
     server = Server(tmp_path, own)
@@ -305,8 +331,8 @@ def test_a_server_gets_what_its_absence_has_kept(sync, own, tmp_path):
     assert len(log) == 1
     try:
         server.start()
-        sync(server.uri)
-        assert sync(server.uri).startswith("nothing waits for")
+        assert terminal(server.uri).endswith(": 1 brought\n")
+        assert terminal(server.uri).startswith("nothing waits for")
         assert_whole(mlflow.MlflowClient(server.uri), tmp_path / "records", said["record_id"])
     finally:
         server.kill()

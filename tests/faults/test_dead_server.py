@@ -16,7 +16,7 @@ from pipeline.tracking.records import RUNNING, Record, all_records
 SEED = 0
 FEW, MANY = 2, 20
 ROOT = Path(__file__).resolve().parents[2]
-WORK = {"epochs": 600, "n_rows": 10_000}  # 4 s of computing on a quiet machine; the courier needs 2 s to get going
+WORK = {"epochs": 400, "n_rows": 10_000}  # 3 s of computing on a quiet machine; the courier needs 2 s to get going
 LATEST = 0.9  # of the epochs: the kill
 
 pytestmark = [
