@@ -134,13 +134,13 @@ def _trainer(model: Any, settings: Keras, X: np.ndarray, Y: np.ndarray) -> Any:
     Args:
         model: as `build` makes it.
         settings: section keras.
-        X: (n, d) float, or bytes of pixels.
-        Y: (n, k).
+        X: (n, d) float, or bytes of pixels; an array or a tensor.
+        Y: (n, k), likewise.
     """
     keras = _keras()
     import tensorflow as tf
 
-    rows = tf.constant(X), tf.constant(Y)
+    rows = tf.convert_to_tensor(X), tf.convert_to_tensor(Y)  # a copy, unless they are tensors
     size = settings.batch_size
 
     class Scaled(keras.layers.Layer):  # type: ignore[misc, name-defined]
@@ -308,6 +308,15 @@ def _quiet_stderr() -> Iterator[None]:
             os.close(stderr)
 
 
+def _for_training(data: Arrays) -> Arrays:
+    """Return the data without test rows, and with the training rows in TensorFlow's memory: one copy, not two."""
+    _keras()
+    import tensorflow as tf
+
+    kept = {name: array for name, array in data.items() if not name.endswith("_test")}
+    return kept | {name: tf.constant(array) for name, array in data.items() if name.endswith("_train")}
+
+
 @command
 @cache.earlier_outputs()
 def main() -> None:
@@ -321,10 +330,12 @@ def main() -> None:
         tracking.start_run(settings, "keras", inputs, overrides()) as tracked,
         progress("keras", settings.keras.epochs) as show,
     ):
+        example = prepared.inputs(data["X_test"][:2])
+        data = _for_training(data)
         result, model = run(settings.keras, data, settings.seed, each(show, tracked.on_epoch_end))
         log.info("%s", result.summary)
         trained.save(result, RUN)
-        tracked.log_trained(result, RUN, settings, example=prepared.inputs(data["X_test"][:2]), model=model)
+        tracked.log_trained(result, RUN, settings, example=example, model=model)
         tracked.leave()  # evaluate waits for both runs
 
 
