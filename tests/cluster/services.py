@@ -252,7 +252,7 @@ class S3(Service):
 
     secret = {  # noqa: RUF012 – nobody changes it
         "AWS_ACCESS_KEY_ID": "tester",
-        "AWS_SECRET_ACCESS_KEY": "a-secret-of-nothing",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(12),
         "AWS_DEFAULT_REGION": "us-east-1",
     }
 

@@ -116,7 +116,7 @@ def reproduce(project: Project, run_id: str, *, code: int = 0, env=None) -> list
 
 def pull(project: Project, env=None) -> list[str]:
     """Return the errors of a `dvc pull` that fails."""
-    (project.root / "wanted.dvc").write_text(f"outs:\n- md5: {'0' * 32}\n  size: 1\n  hash: md5\n  path: wanted\n")
+    (project.root / "wanted.dvc").write_text(f"outs:\n- md5: {'a' * 32}\n  size: 1\n  hash: md5\n  path: wanted\n")
     done = project.call(project.root, "dvc", "pull", "wanted.dvc", code=1, env=env)
     assert "Traceback" not in done.stderr
     return [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
