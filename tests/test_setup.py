@@ -87,6 +87,16 @@ def test_torch_is_not_locked() -> None:
     assert "torch" not in pins(*LOCKS)
 
 
+def test_the_code_runs_from_a_checkout_alone() -> None:
+    """A copy of pipeline/ in site-packages would hide the checkout's, and a node that has one is refused."""
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"] == []
+    pages = [page for name in ("conf", "docs", "pipeline") for page in (ROOT / name).rglob("*.*")]
+    told = [
+        page for page in pages if page.suffix in (".md", ".py", ".yaml") and "pip install '.[" in page.read_text()
+    ]
+    assert told == []
+
+
 def test_make_alone_lists_the_targets() -> None:
     listed = re.findall(r"^make ([a-z-]+) +\S", make(ROOT), re.MULTILINE)
     assert {"setup", "repro", "test", "test-slow", "test-cluster", "lint", "format", "ui", "lock", "clean"} <= set(

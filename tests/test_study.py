@@ -15,7 +15,7 @@ import pytest
 from tracked import CODE, DATA_MD5
 from tracked import rows as rows_of_data
 
-from pipeline import tracking, train, train_scratch, trained
+from pipeline import lineage, tracking, train, train_scratch, trained
 from pipeline.errors import DataError, Pruned, SettingsError, SweepError
 from pipeline.lineage import inputs_of
 from pipeline.study import board, move, options, report, signature, slots, space, storage, sweeper, trial, worker
@@ -44,6 +44,7 @@ GIVEN = {
     "max_failure_rate": 1,
     "keep_models": 1,
 }
+MACHINE = lineage.machine()
 RATE = "scratch.learning_rate=tag(log, interval(1e-3, 1))"
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -450,6 +451,16 @@ def test_a_folder_of_an_earlier_study_is_not_written_into(here):
     study = storage.open_study(None, "s", "minimize")
     with pytest.raises(SettingsError, match="holds the trials of an earlier study"):
         signature.settle(study, {"direction": "minimize"}, Path("multirun/s"))
+
+
+def test_a_machine_with_other_processors_has_the_same_code_but_not_with_other_libraries(monkeypatch):
+    def checkout_of(**changed):
+        monkeypatch.setattr(lineage, "machine", lambda: MACHINE | changed)
+        return signature.checkout()
+
+    here = checkout_of()
+    assert checkout_of(cpu="another model", cpus="96") == here
+    assert checkout_of(numpy="0.1") != here
 
 
 def test_another_projects_study_is_refused(here):

@@ -45,7 +45,6 @@ KEYS = "PIPELINE_GRID_KEYS"  # likewise: what varies
 SHOWN_THERE = "PIPELINE_GRID_SHOWN"  # likewise: the jobs need not, as the process that began the grid shows them
 ON_NODE = "PIPELINE_NODE"  # as tracking.store.ON_NODE
 ELSEWHERE = ("ray", "submitit")  # launchers whose jobs say nothing in this terminal
-EXTRAS = {"ray": "ray", "submitit": "slurm", "joblib": "joblib"}  # of pyproject.toml
 POLL_SECONDS = 0.3
 
 
@@ -285,7 +284,7 @@ def _launcher(config: "DictConfig") -> str:
     if found and find_spec(package) is None:
         name = found[1]
         raise SettingsError(
-            f"hydra/launcher: hydra-{name}-launcher is needed, but it is not here: pip install '.[{EXTRAS[name]}]'"
+            f"hydra/launcher: hydra-{name}-launcher is needed, but it is not here: `make setup-cluster` installs it"
         )
     return found[1] if found else "basic"
 

@@ -37,7 +37,7 @@ def cluster(settings: Settings, given: Mapping[str, Any], variables: Mapping[str
         SettingsError: it cannot be reached, or a node has other code or libraries.
     """
     if find_spec("ray") is None:
-        raise SettingsError("ray: the package is needed, but it is not here: pip install '.[ray]'")
+        raise SettingsError("ray: the package is needed, but it is not here: `make setup-cluster` installs it")
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns of it

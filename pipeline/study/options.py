@@ -99,7 +99,7 @@ def _of_cluster(values: Mapping[str, Any]) -> list[str]:
             f"{SECTION}.cluster is {values['cluster']}, but got {shown}"
         )
     if find_spec("ray") is None:
-        complaints.append(f"{SECTION}.cluster: ray needs its package, which is not here: pip install '.[ray]'")
+        complaints.append(f"{SECTION}.cluster: ray needs its package: `make setup-cluster` installs it")
     return complaints
 
 

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 INPUT = "input: "  # begins the attributes that hold md5s
 INITIAL = "the weights at the start"
 DIGITS = 12  # of a digest, in such an attribute's name
-OF_HARDWARE = ("cpu", "threads")
+OF_HARDWARE = ("cpu", "cpus")  # of what lineage.machine() tells
 NO_TRAINING = ("study", "tracking")  # folders of the package that change no trained net
 OTHER = "give it another hydra.sweeper.study_name, or what it was begun with"
 
