@@ -2,6 +2,8 @@
 
 import re
 
+from pipeline.errors import SettingsError
+
 HIDDEN = "***"
 URI = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
 LONGEST_REASON = 200  # characters
@@ -9,10 +11,13 @@ NOT_LET_IN = (
     "user, password or token is missing, wrong or expired: the environment's MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, are to hold them"
 )
+BARE = "an address without user, password and query is needed"
+IN_ENVIRONMENT = (
+    "the environment may hold these: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, PGUSER and "
+    "PGPASSWORD for PostgreSQL"
+)
 NOT_TO_A_FILE = (
-    "an address without user, password and query is needed, as Hydra writes it to a file; the environment may "
-    "hold these: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, PGUSER and PGPASSWORD for "
-    "PostgreSQL, or KEY='${oc.env:NAME}' for all of the address"
+    f"{BARE}, as Hydra writes it to a file; {IN_ENVIRONMENT}, or KEY='${{oc.env:NAME}}' for all of the address"
 )
 NO_DATABASE_USER = "user or password is missing or wrong: the environment's PGUSER and PGPASSWORD are to hold them"
 KNOWN_REASONS = {
@@ -48,6 +53,24 @@ def redact(text: str) -> str:
     'sqlite:////home/ann@work/mlflow.db'
     """
     return URI.sub(lambda found: found[1] + _without_secrets(found[2]), text)
+
+
+def check_bare(address: str, asked: str, why: str) -> None:
+    """Raise SettingsError where an address holds a user, a password or a query.
+
+    Args:
+        address: of a store or a database; or a file.
+        asked: the option or variable that has named it.
+        why: it may hold none: who would see it.
+    """
+    if redact(address) != address:
+        raise SettingsError(f"{asked}: {BARE}, as {why}; {IN_ENVIRONMENT}, but got {redact(address)}")
+
+
+def check_typed(address: str | None, option: str) -> None:
+    """Raise SettingsError where an address of the command line holds a user, a password or a query."""
+    if address is not None:
+        check_bare(address, option, "a command line is seen by the other users of a machine, and kept by the shell")
 
 
 def _without_secrets(rest: str) -> str:

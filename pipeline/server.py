@@ -8,7 +8,7 @@ import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.address import redact
+from pipeline.address import check_bare, redact
 from pipeline.command import parsing_command
 from pipeline.errors import SettingsError
 from pipeline.tracking import store_root
@@ -18,6 +18,7 @@ from pipeline.ui import HOST, check_free, port_of, serve, start
 PORT = 5050
 USER = "admin"
 FOLDER = Path("server")  # in the project: what the server keeps
+STORE = "MLFLOW_BACKEND_STORE_URI"
 PRIVATE = 0o600
 AUTH = """[mlflow]
 default_permission = EDIT
@@ -78,6 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.server", description=__doc__)
     parser.add_argument("port", nargs="*", metavar="PORT", help=f"{PORT} where it is left out")
     port = port_of(parser.parse_args().port, PORT)
+    named = os.environ.get(STORE, "")
+    check_bare(named, STORE, f"{FOLDER}/auth.ini would keep it")
     if find_spec("flask_wtf") is None:
         raise SettingsError(
             "the package flask-wtf, which passwords need, is missing: `make setup-cluster` installs it"
@@ -85,7 +88,7 @@ def main() -> None:
     check_free(port, "server")
     folder = store_root() / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
-    store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or _sqlite(folder / "mlflow.db")
+    store = named or _sqlite(folder / "mlflow.db")
     check_uri(store)
     more = ("--app-name", "basic-auth", "--artifacts-destination", str(folder / "artifacts"))
     serve(start(store, port, more, variables(folder, store)), port, lambda: _tell(port, store, folder))

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.address import reason
+from pipeline.address import check_typed, reason
 from pipeline.command import one_line, parsing_command
 from pipeline.config import Settings
 from pipeline.errors import DataError
@@ -119,6 +119,8 @@ def main() -> None:
         help="bring also what the store is noted to have: it was restored from a backup; what it has is not doubled",
     )
     given = parser.parse_args()
+    check_typed(given.to, "--to")
+    check_typed(given.source, "--from")
     settings = own_settings()
     uri = absolute(given.to) if given.to else tracking_uri(settings)
     check_uri(uri)

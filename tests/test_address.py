@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import server, sync
 from pipeline.address import NO_DATABASE_USER, NOT_LET_IN, reason, redact
+from pipeline.study import move
+from pipeline.tracking import tracking_uri
 
 WORD = st.text("abcdefghij", min_size=1, max_size=8)
 # what a password may hold: anything but blanks, and signs that the places around it do not have
@@ -65,3 +68,34 @@ def test_why_is_told_in_a_few_words(said, told):
 @given(st.text())
 def test_any_text_is_redacted_once_and_for_all(text):
     assert redact(redact(text)) == redact(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "asked"),
+    [
+        (sync.main, ["--to", "http://ann:secret@127.0.0.1:9"], "--to"),
+        (sync.main, ["--from", "postgresql://ann:secret@127.0.0.1:9/runs"], "--from"),
+        (move.main, ["s", "--to", "postgresql://127.0.0.1:9/studies?password=secret"], "--to"),
+        (move.main, ["s", "--to", "sqlite:///s.db", "--from", "mysql://ann:secret@127.0.0.1:9/s"], "--from"),
+        (server.main, [], "MLFLOW_BACKEND_STORE_URI"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_where_others_would_see_it(
+    command, arguments, asked, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql://ann:secret@127.0.0.1:9/runs")
+    monkeypatch.setattr("sys.argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command()
+    assert str(ended.value.code).startswith(f"error: {asked}: an address without user, password and query is needed")
+    assert "MLFLOW_TRACKING_PASSWORD" in str(ended.value.code)
+    assert "secret" not in str(ended.value.code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracking_address_of_the_environment_may_hold_a_password(settings_of, monkeypatch):
+    uri = "https://ann:secret@mlflow.example.com"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert tracking_uri(settings_of()) == uri

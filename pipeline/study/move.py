@@ -8,7 +8,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
-from pipeline.address import redact
+from pipeline.address import check_typed, redact
 from pipeline.command import parsing_command
 from pipeline.errors import DataError
 from pipeline.study import slots, storage
@@ -91,6 +91,8 @@ def main() -> None:
     )
     parser.add_argument("--to", required=True, metavar="ADDRESS", help="postgresql://host/database, for example")
     given = parser.parse_args()
+    check_typed(given.to, "--to")
+    check_typed(given.source, "--from")
     n_trials = run(given.name, given.source or storage.default_file(given.name), given.to)
     log.info(
         "study %s: %d trials are in %s; hydra.sweeper.storage=%s goes on with it",
