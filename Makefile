@@ -65,7 +65,7 @@ server: setup-cluster  ## try out an MLflow server with passwords, on 127.0.0.1 
 sweep: setup  ## search the Keras net's learning rate and units; once more: it goes on
 	python -m pipeline.train experiment=sweep_keras
 
-bench: setup  ## measure it beside plain scripts (half an hour); parts of it: make bench PARTS="csv scratch"
+bench: setup  ## measure it beside plain scripts, and torch and jax where they are (half an hour); parts of it: make bench PARTS="csv scratch"
 	python -m bench $(PARTS)
 
 faults: setup-test  ## kill, starve and mislead it in full (half an hour), and count what survives

@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[int], Mapping[str, Any]]] = {
     "scratch": nets.scratch_steps,
     "keras": nets.keras_epochs,
     "tracking": tracking.measure_all,
+    "tracking-first": tracking.first,
     "stages": whole.stages,
     "repro": whole.repro,
     "sweep-rates": lambda n: sweeps.rates(sweeps.Size()),

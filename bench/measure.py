@@ -4,7 +4,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 Seconds = dict[str, list[float]]
@@ -17,7 +17,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(works: dict[str, Callable[[], object]], n: int) -> Seconds:
+def alternate(works: Mapping[str, Callable[[], object]], n: int) -> Seconds:
     """Return the times of each of several works, done in turn, n times over."""
     times: Seconds = {name: [] for name in works}
     for _ in range(n):
@@ -42,10 +42,25 @@ def process(command: Sequence[str], folder: Path, env: dict[str, str] | None = N
     Raises:
         RuntimeError: it fails; holds the end of its output.
     """
-    start = time.perf_counter()
+    return seconds(lambda: output(command, folder, env))
+
+
+def output(command: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> str:
+    """Return what a command writes to stdout.
+
+    Raises:
+        RuntimeError: it fails; holds the end of its output.
+    """
     done = subprocess.run(command, cwd=folder, env=os.environ | (env or {}), capture_output=True, check=False)
-    took = time.perf_counter() - start
     if done.returncode:
-        output = (done.stdout + done.stderr).decode()
-        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{output[-2000:]}")
-    return took
+        told = (done.stdout + done.stderr).decode()
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{told[-2000:]}")
+    return done.stdout.decode()
+
+
+def own_store(folder: Path, uri: str | None = None) -> dict[str, str]:
+    """Return variables for commands whose runs and records are to stay in a folder, or the runs at an address."""
+    return {
+        "MLFLOW_TRACKING_URI": uri or f"sqlite:///{folder}/mlflow.db",
+        "PIPELINE_RECORDS": str(folder / "records"),
+    }

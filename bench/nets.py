@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import logging
 import statistics
 import time
 import warnings
@@ -17,6 +18,8 @@ from bench.measure import Seconds, alternate, median, ratio
 from pipeline import config, dataset, nn, prepared, train_keras
 from pipeline.config import Settings
 from pipeline.files import Arrays
+
+log = logging.getLogger(__name__)
 
 EPOCHS = 4  # of a Keras training; the first, which compiles, is left out
 N_HIDDEN, BATCH, RATE = 10, 100, 0.01
@@ -36,6 +39,8 @@ def keras_epochs(n: int) -> dict[str, float]:
     for name in peers.EPOCHS:
         if importlib.util.find_spec(name):
             works[name] = partial(peers.seconds, name)
+        else:
+            log.info("%s is not here, so not beside: `pip install %s` installs it", name, name)
     times: Seconds = {name: [] for name in works}
     for _ in range(n):
         for name, work in works.items():
@@ -89,7 +94,11 @@ def _products(settings: Settings, data: Arrays) -> float:
 
 
 def scratch_steps(n: int) -> dict[str, float]:
-    """Return microseconds of a from-scratch step, and what it is to the plain loop's and scikit-learn's."""
+    """Return microseconds of a from-scratch step, and what it is to the plain loop's and scikit-learn's.
+
+    Like with like: `step` and `plain step` compute no loss, `plain loop` that of each batch, `training` loss and
+    accuracy of each sample once an epoch.
+    """
     settings = config.load_params()
     data = dataset.make(settings, "synthetic")
     X, Y = np.asfortranarray(data["X_train"].T), np.asfortranarray(data["Y_train"].T)
@@ -98,6 +107,7 @@ def scratch_steps(n: int) -> dict[str, float]:
         times = alternate(
             {
                 "step": lambda: _steps(X, Y),
+                "plain step": lambda: plain.fit(X, Y, PASSES, with_loss=False),
                 "plain loop": lambda: plain.fit(X, Y, PASSES),
                 "training": lambda: _fit(X, Y, None),
                 "training, shuffled": lambda: _fit(X, Y, np.random.default_rng(0)),
@@ -107,7 +117,7 @@ def scratch_steps(n: int) -> dict[str, float]:
         )
     found = {f"{name}, µs": median(times, name) / n_steps * 1e6 for name in times}
     return found | {
-        "step / plain loop": ratio(times, "step", "plain loop"),
+        "step / plain step": ratio(times, "step", "plain step"),
         "training / plain loop": ratio(times, "training", "plain loop"),
         "training, shuffled / MLPClassifier": ratio(times, "training, shuffled", "MLPClassifier"),
     }
@@ -118,7 +128,7 @@ def _net(X: np.ndarray) -> nn.ShallowNN:
 
 
 def _steps(X: np.ndarray, Y: np.ndarray) -> None:
-    """Do what the plain loop does: batch after batch, no scores."""
+    """Train batch after batch, without a loss or any other score."""
     net = _net(X)
     for _ in range(PASSES):
         for start in range(0, X.shape[1], BATCH):

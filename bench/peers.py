@@ -3,13 +3,14 @@
 Each in a process of its own: their libraries do not load beside TensorFlow's.
 """
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from bench.measure import output
 from pipeline import config, dataset, prepared
 from pipeline.config import Keras
 
@@ -82,8 +83,7 @@ EPOCHS: dict[str, Callable[[np.ndarray, np.ndarray, Keras], float]] = {"torch": 
 
 def seconds(name: str) -> float:
     """Return the seconds of an epoch in the library of that name."""
-    done = subprocess.run([sys.executable, "-m", "bench.peers", name], capture_output=True, check=True, text=True)
-    return float(done.stdout.split()[-1])
+    return float(output([sys.executable, "-m", "bench.peers", name], Path()).split()[-1])
 
 
 def main() -> None:

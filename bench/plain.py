@@ -23,26 +23,33 @@ def initial(rng: np.random.Generator, n_features: int) -> Weights:
     return W1, np.zeros((N_HIDDEN, 1)), W2, np.zeros((1, 1))
 
 
-def step(weights: Weights, X: np.ndarray, Y: np.ndarray) -> tuple[Weights, float]:
-    """Return the weights after one batch X (d, m), Y (1, m), and its loss: each formula as the lesson has it."""
+def loss(A2: np.ndarray, Y: np.ndarray) -> float:
+    """Return the loss of a batch's outputs A2 (1, m)."""
+    return float(-np.sum(np.multiply(np.log(A2), Y) + np.multiply(np.log(1 - A2), 1 - Y)) / Y.shape[1])
+
+
+def step(weights: Weights, X: np.ndarray, Y: np.ndarray) -> tuple[Weights, np.ndarray]:
+    """Return the weights after one batch X (d, m), Y (1, m), and its outputs: each formula as the lesson has it."""
     W1, b1, W2, b2 = weights
     m = X.shape[1]
     A1 = np.tanh(np.dot(W1, X) + b1)
     A2 = 1 / (1 + np.exp(-(np.dot(W2, A1) + b2)))
-    loss = float(-np.sum(np.multiply(np.log(A2), Y) + np.multiply(np.log(1 - A2), 1 - Y)) / m)
     dZ2 = A2 - Y
     dW2, db2 = np.dot(dZ2, A1.T) / m, np.sum(dZ2, axis=1, keepdims=True) / m
     dZ1 = np.dot(W2.T, dZ2) * (1 - np.power(A1, 2))
     dW1, db1 = np.dot(dZ1, X.T) / m, np.sum(dZ1, axis=1, keepdims=True) / m
-    return (W1 - RATE * dW1, b1 - RATE * db1, W2 - RATE * dW2, b2 - RATE * db2), loss
+    return (W1 - RATE * dW1, b1 - RATE * db1, W2 - RATE * dW2, b2 - RATE * db2), A2
 
 
-def fit(X: np.ndarray, Y: np.ndarray, iterations: int = ITERATIONS) -> Weights:
-    """Return the weights after so many passes over X (d, n), Y (1, n)."""
+def fit(X: np.ndarray, Y: np.ndarray, iterations: int = ITERATIONS, *, with_loss: bool = True) -> Weights:
+    """Return the weights after so many passes over X (d, n), Y (1, n); the lesson has the loss of each batch."""
     weights = initial(np.random.default_rng(0), len(X))
     for _ in range(iterations):
         for start in range(0, X.shape[1], BATCH):
-            weights, _ = step(weights, X[:, start : start + BATCH], Y[:, start : start + BATCH])
+            batch = slice(start, start + BATCH)
+            weights, A2 = step(weights, X[:, batch], Y[:, batch])
+            if with_loss:
+                loss(A2, Y[:, batch])
     return weights
 
 

@@ -1,7 +1,7 @@
 """What grows with the number of runs: a trial's overhead in a long study; what commands cost in a full store.
 
-BENCH_STORE names the store to fill and measure, an empty database like postgresql://…, instead of a SQLite file that
-is removed again; so it can be measured again without being filled again.
+BENCH_STORE names the store of many runs, an empty database like postgresql://…, instead of a SQLite file that is
+removed again; so it can be measured again without being filled again. The store of one run is a SQLite file always.
 """
 
 import os
@@ -14,9 +14,10 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from bench.filling import fill, keep_records, settings_of
-from bench.measure import process, seconds
+from bench.measure import own_store, process, seconds
 from bench.sweeps import ROOT, TRAIN, trials_of
 from pipeline import compose, config, tracking, train
 from pipeline.address import redact
@@ -45,7 +46,7 @@ def study() -> Figures:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         given = ["hydra.sweeper.study_name=scale", f"hydra.sweeper.n_trials={N_TRIALS}", "hydra.sweeper.n_jobs=2"]
-        process([*STUDY, *given], folder, _environment(folder, f"sqlite:///{folder}/mlflow.db"))
+        process([*STUDY, *given], folder, {"PYTHONPATH": str(ROOT), **own_store(folder)})
         hundreds: dict[int, list[tuple[float, float]]] = defaultdict(list)
         for trial, whole in _with_intervals(trials_of(folder, "scale")):
             record = Record(folder / "records" / trial.user_attrs["outcome"]["record_id"])
@@ -83,24 +84,24 @@ def _training(record: Record) -> float:
 def store(n: int) -> Figures:
     """Return the seconds of commands, and of what in them asks the store, in a store of one run and of N_RUNS."""
     found: Figures = defaultdict(dict)
-    for n_runs in (1, N_RUNS):
+    for n_runs, named in ((1, None), (N_RUNS, os.environ.get("BENCH_STORE"))):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            uri = f"sqlite:///{folder}/mlflow.db"
-            if n_runs == N_RUNS:
-                uri = os.environ.get("BENCH_STORE", uri)
-            fill(uri, n_runs)
-            keep_records(folder / "records", uri, n_runs)
-            for what, work in _works(folder, uri).items():
-                work()
-                found[what][f"{n_runs} runs, s"] = statistics.median(work() for _ in range(n))
+            own = own_store(folder, named)
+            uri = own["MLFLOW_TRACKING_URI"]
+            with mock.patch.dict(os.environ, own):
+                fill(uri, n_runs)
+                keep_records(folder / "records", uri, n_runs)
+                for what, work in _works(folder, uri).items():
+                    work()
+                    figure = statistics.median(work() for _ in range(n))
+                    found[what][f"{n_runs} in {uri.partition(':')[0]}, s"] = figure
     return dict(found)
 
 
 def _works(folder: Path, uri: str) -> dict[str, Callable[[], float]]:
     """Return what is measured, by name: each returns its seconds."""
-    environment = _environment(folder, uri)
-    os.environ["PIPELINE_RECORDS"] = environment["PIPELINE_RECORDS"]
+    environment = {"PYTHONPATH": str(ROOT), **own_store(folder, uri)}
     (folder / config.PARAMS_FILE).write_text(compose.run(ROOT / "conf"), encoding="utf-8")
     settings, records, python = settings_of(uri), folder / "records", [sys.executable, "-m"]
     resumed = [*STUDY, "hydra.sweeper.study_name=resumed"]
@@ -147,7 +148,3 @@ def _without_ledger(records: Path, look: Callable[[], object]) -> float:
     for file in (records / ledger.FOLDER).iterdir():
         file.unlink()
     return seconds(look)
-
-
-def _environment(folder: Path, uri: str) -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri, "PIPELINE_RECORDS": str(folder / "records")}

@@ -2,25 +2,31 @@
 
 The training's own time is taken with its record being written and the courier delivering it beside; what comes before
 and after it is taken apart: the start of the run, what is written at its end, the wait until MLflow has all of it.
-The first turn pays for imports and the new store, and is left out.
+The first turn pays for imports and the new store, and is left out. What a user waits who trains once, the courier's
+start with it, is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
 """
 
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import yaml
 
-from bench.measure import alternate, median, ratio
+from bench.measure import alternate, median, own_store, process, ratio
+from bench.sweeps import ROOT
 from pipeline import compose, config, evaluate, prepared, tracking, train, trained
 from pipeline.config import Settings
 from pipeline.lineage import inputs_of
 
+HOW = ("alone", "tracked")
 TRAININGS = {
     "scratch on synthetic": ["net=scratch"],
     "scratch on mnist": ["net=scratch", "scratch.dataset=mnist", "scratch.epochs=5", "scratch.n_hidden=128"],
@@ -50,6 +56,12 @@ class Bench:
         """Train."""
         train.fit(self.settings, self.data, lambda epoch, metrics: None)
 
+    def alone(self) -> None:
+        """Do what `tracked` does but for the run: train, evaluate, keep the net."""
+        result, _ = train.fit(self.settings, self.data, lambda epoch, metrics: None)
+        evaluate.run(result, self.data)
+        trained.save(result, self.folder / "net")
+
     def tracked(self) -> None:
         """Train as a run: only the training itself counts as its time."""
         started = tracking.start_run(self.settings, self.settings.net, self.inputs)
@@ -69,12 +81,8 @@ class Bench:
 
 def measure(overrides: list[str], n: int) -> dict[str, float]:
     """Return the medians of n turns: seconds of the training without tracking, its ratio with it, and the rest."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.environ["PIPELINE_RECORDS"] = str(folder / "records")
-        settings = config.parse(yaml.safe_load(compose.run(overrides=overrides)))
-        settings = replace(settings, tracking=replace(settings.tracking, uri=f"sqlite:///{folder}/mlflow.db"))
-        bench = Bench(settings, folder)
+    with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, own_store(Path(name))):
+        bench = Bench(_settings(overrides), Path(name))
         bench.tracked()
         bench.parts.clear()
         times = alternate({"untracked": bench.untracked, "tracked": bench.tracked}, n)
@@ -82,7 +90,7 @@ def measure(overrides: list[str], n: int) -> dict[str, float]:
     times |= {"tracked": bench.parts.pop("training"), "with all": [sum(turn) for turn in parts]}
     rest = {part: 1000 * statistics.median(seconds) for part, seconds in bench.parts.items()}
     return {
-        "epochs": settings.section(settings.net).epochs,
+        "epochs": bench.settings.section(bench.settings.net).epochs,
         "untracked_s": median(times, "untracked"),
         "tracked_ratio": ratio(times, "tracked", "untracked"),
         "with_all_ratio": ratio(times, "with all", "untracked"),
@@ -93,3 +101,41 @@ def measure(overrides: list[str], n: int) -> dict[str, float]:
 def measure_all(n: int) -> Mapping[str, Mapping[str, float]]:
     """Return the figures of each of TRAININGS."""
     return {name: measure(overrides, n) for name, overrides in TRAININGS.items()}
+
+
+def first(n: int) -> Mapping[str, Mapping[str, float]]:
+    """Return for each of TRAININGS what a process takes that trains once in a store that is there, and is no more."""
+    return {name: _first(name, n) for name in TRAININGS}
+
+
+def _first(name: str, n: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "bench.tracking", name]
+        works = {how: partial(process, [*command, how], ROOT, own_store(Path(folder))) for how in HOW}
+        works["tracked"]()  # makes the store
+        times = alternate(works, n)
+    return {
+        "alone_s": median(times, "alone"),
+        "tracked_ratio": ratio(times, "tracked", "alone"),
+        "more_s": statistics.median(b - a for a, b in zip(times["alone"], times["tracked"], strict=True)),
+    }
+
+
+def _settings(overrides: list[str]) -> Settings:
+    """Return the settings of a training whose store is the environment's."""
+    settings = config.parse(yaml.safe_load(compose.run(ROOT / "conf", overrides)))
+    return replace(settings, tracking=replace(settings.tracking, uri=None, server=False))
+
+
+def main() -> None:
+    """Train once, alone or tracked, as `pipeline.train` does."""
+    name, how = sys.argv[1:]
+    if how == "tracked":
+        tracking.prepare()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(_settings(TRAININGS[name]), Path(folder))
+        {"alone": bench.alone, "tracked": bench.tracked}[how]()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,9 +8,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from bench.measure import process
+from bench.measure import Seconds, alternate, own_store, process
 from pipeline import paths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,21 +20,25 @@ DVC = [sys.executable, "-m", "dvc"]
 
 
 @contextmanager
-def project() -> Iterator[Path]:
-    """Yield a clone of the last commit in which `dvc repro` has run once, on the raw CSVs of this checkout."""
+def project() -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield a clone of the last commit in which `dvc repro` has run once, and an environment with a store of its own.
+
+    Its raw CSVs are those of this checkout.
+    """
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder, "clone")
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         (clone / "data/raw").mkdir(parents=True)
         for csv in (paths.TRAIN_CSV, paths.TEST_CSV):
             shutil.copy(ROOT / csv, clone / csv)
-        process([*DVC, "repro"], clone)
-        yield clone
+        env = own_store(clone)
+        process([*DVC, "repro"], clone, env)
+        yield clone, env
 
 
 def repro(n: int) -> dict[str, float]:
     """Return seconds of `dvc repro -f` and of the plain script, in turns, and their ratio; and those of no-ops."""
-    with project() as clone:
+    with project() as (clone, env):
         script = [sys.executable, str(ROOT / "bench/plain.py"), *map(str, (paths.TRAIN_CSV, paths.TEST_CSV))]
         commands = {
             "dvc repro -f": [*DVC, "repro", "-f"],
@@ -41,7 +46,7 @@ def repro(n: int) -> dict[str, float]:
             "dvc repro, nothing to do": [*DVC, "repro"],
             "dvc version": [*DVC, "version"],
         }
-        used = _in_turns(commands, clone, n)
+        used = _in_turns(commands, clone, n, env)
     found = {f"{name}, s": statistics.median(used[name]) for name in commands}
     pairs = zip(used["dvc repro -f"], used["plain script"], strict=True)
     idle = zip(used["dvc repro, nothing to do"], used["dvc version"], strict=True)
@@ -52,15 +57,17 @@ def repro(n: int) -> dict[str, float]:
 
 
 def stages(n: int) -> dict[str, dict[str, float]]:
-    """Return for each stage its wall time, how much of it are imports and tracking, and its peak."""
+    """Return for each stage its wall time, of what it is made up, and its peak."""
     found = {}
-    with project() as clone:
+    with project() as (clone, env):
         for stage in STAGES:
             runs = []
             for _ in range(n):
                 split = clone / "split.json"
-                used = process([sys.executable, "-m", "bench.stage", stage, str(split)], clone)
-                runs.append({"wall, s": used, **json.loads(split.read_text())})
+                wall = process([sys.executable, "-m", "bench.stage", stage, str(split)], clone, env)
+                parts, peak = json.loads(split.read_text())
+                rest = wall - sum(parts.values())
+                runs.append({"wall, s": wall, **parts, "Python's start and end, s": rest, "peak, MB": peak})
             found[stage] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     return found
 
@@ -77,9 +84,5 @@ def start_up(n: int) -> dict[str, float]:
     return {f"{name}, s": statistics.median(used[name]) for name in commands}
 
 
-def _in_turns(commands: dict[str, list[str]], folder: Path, n: int) -> dict[str, list[float]]:
-    used: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(n):
-        for name, command in commands.items():
-            used[name].append(process(command, folder))
-    return used
+def _in_turns(commands: dict[str, list[str]], folder: Path, n: int, env: dict[str, str] | None = None) -> Seconds:
+    return alternate({name: partial(process, command, folder, env) for name, command in commands.items()}, n)
