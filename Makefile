@@ -19,11 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # a git hook that calls make sets these; tests make repositories of their own
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
-.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster lint format ui server sweep bench faults \
+.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster test-cluster-short lint format ui server sweep bench faults \
 	lock clean chromium postgres
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s  %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s  %s\n", $$1, $$2}' Makefile
 
 setup:  ## make .venv and install the pinned packages into it (two minutes, the first time)
 	@$(WITH_LOCK) $(MAKE) --no-print-directory --silent .venv/installed
@@ -46,6 +46,9 @@ test-slow: setup-test  ## run the slow tests only
 
 test-cluster: setup-cluster postgres  ## run the tests with PostgreSQL, an MLflow server, S3 and Ray, all of which they start and stop
 	python -m pytest -m cluster tests/cluster
+
+test-cluster-short: setup-cluster postgres  ## run one of these for each service: what CI has time for
+	python -m pytest -m "cluster and short" tests/cluster
 
 lint: setup-test  ## check style (ruff) and types (mypy); changes nothing
 	ruff check

@@ -99,9 +99,19 @@ def test_the_code_runs_from_a_checkout_alone() -> None:
 
 def test_make_alone_lists_the_targets() -> None:
     listed = re.findall(r"^make ([a-z-]+) +\S", make(ROOT), re.MULTILINE)
-    assert {"setup", "repro", "test", "test-slow", "test-cluster", "lint", "format", "ui", "lock", "clean"} <= set(
-        listed
-    )
+    assert {
+        "setup",
+        "repro",
+        "test",
+        "test-slow",
+        "test-cluster",
+        "test-cluster-short",
+        "lint",
+        "format",
+        "ui",
+        "lock",
+        "clean",
+    } <= set(listed)
     assert make(ROOT, "help") == make(ROOT)
 
 
@@ -110,7 +120,7 @@ def test_fresh_clone_installs_with_hashes_before_it_runs_the_pipeline(clone: Pat
     assert said.index("venv --clear .venv") < said.index("--require-hashes") < said.index("dvc repro")
 
 
-@pytest.mark.parametrize("target", ["repro", "test", "test-cluster"])
+@pytest.mark.parametrize("target", ["repro", "test", "test-cluster", "test-cluster-short"])
 def test_second_call_installs_nothing(clone: Path, target: str) -> None:
     (clone / ".venv/bin").mkdir(parents=True)
     for made in [".venv/bin/python3.11", *(f".venv/installed{extra}" for extra in ("", "-test", "-cluster"))]:

@@ -12,6 +12,7 @@ from team import Team
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "PGCONNECT_TIMEOUT": "120"}  # seconds: other work may be going on
+LONGEST = 600  # seconds of a test, before it is ended: some wait for other processes
 _number = itertools.count()
 
 
@@ -19,6 +20,7 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(LONGEST))
 
 
 @pytest.fixture(scope="session")

@@ -54,14 +54,22 @@ def study(*arguments: str) -> tuple[str, ...]:
 
 def counted(address: str, name: str) -> Counter:
     """Return how often each slot of a study in a database has a trial that counts and has ended."""
+    return Counter(trial.user_attrs["slot"] for trial in _ended(address, name))
+
+
+def states(address: str, name: str) -> Counter:
+    """Return how many of the trials that `counted` counts have ended in which state."""
+    return Counter(trial.state.name for trial in _ended(address, name))
+
+
+def _ended(address: str, name: str) -> list:
     import optuna
 
     storage = optuna.storages.RDBStorage(address)
     trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     storage.remove_session()
     storage.engine.dispose()
-    ended = [trial for trial in trials if trial.state.is_finished() and "lost" not in trial.user_attrs]
-    return Counter(trial.user_attrs["slot"] for trial in ended)
+    return [trial for trial in trials if trial.state.is_finished() and "lost" not in trial.user_attrs]
 
 
 def family(client, name: str, parent_id: str | None = None) -> tuple[list, dict[str, list[str]]]:

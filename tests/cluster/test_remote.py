@@ -32,6 +32,7 @@ def contents(project: Project) -> dict[Path, bytes]:
     return {Path(name).relative_to(project.root): content for name, content in project.bytes_of("data").items()}
 
 
+@pytest.mark.short
 def test_a_second_clone_trains_nothing_that_the_first_has_trained(small, s3, call_s3, tmp_path):
     first = copied(small, tmp_path / "first")
     first = Project(first.root, call_s3)

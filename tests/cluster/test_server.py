@@ -74,7 +74,9 @@ def start(environment, tmp_path):
         one.process.wait()
 
 
-@pytest.mark.parametrize("on_postgres", [False, True], ids=["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    "on_postgres", [pytest.param(False, id="sqlite", marks=pytest.mark.short), pytest.param(True, id="postgresql")]
+)
 def test_its_runs_need_its_password_and_are_there_after_a_restart(
     start, on_postgres, environment, tmp_path, monkeypatch, own_tracking, request
 ):

@@ -11,6 +11,8 @@ from services import HOST, Postgres, Service, free_port, running, status
 
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.short
+
 
 def test_postgres_takes_its_password_from_the_environment_and_no_other(database, postgres, call, environment):
     asked = ("python", "-c", f"import psycopg; psycopg.connect('{database}').close()")

@@ -1,10 +1,11 @@
 """A study whose trials stand in PostgreSQL and whose runs go to the server, on one machine."""
 
 import re
+from collections import Counter
 
 import pytest
 from services import HOST, Postgres, free_port, running
-from team import SPACE, counted, family, study
+from team import SPACE, counted, family, states, study
 from tracked import wait_until
 
 from pipeline.address import NO_DATABASE_USER
@@ -22,8 +23,9 @@ def user(postgres, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_a_study_goes_on_to_its_total_and_keeps_no_secret(team, database, client, tracking_server, postgres):
-    sweep = (*ON_SERVER, *SPACE, "hydra.sweeper.study_name=total", f"hydra.sweeper.storage={database}")
+def test_a_study_goes_on_to_its_total_prunes_and_keeps_no_secret(team, database, client, tracking_server, postgres):
+    rates = ("scratch.learning_rate=1,0.9,0.8,0.7,1e-6,1e-7", "hydra.sweeper.sampler.name=grid")  # two are hopeless
+    sweep = (*ON_SERVER, *rates, "hydra.sweeper.study_name=total", f"hydra.sweeper.storage={database}")
     pruned = ("hydra.sweeper.pruner.name=median", "hydra.sweeper.pruner.startup_trials=2", "scratch.epochs=12")
     done = team.study(*sweep, *pruned, "hydra.sweeper.n_trials=4")
     assert f"compared: {tracking_server.uri}/#/experiments/" in done.stdout
@@ -33,7 +35,12 @@ def test_a_study_goes_on_to_its_total_and_keeps_no_secret(team, database, client
     parents, children = family(client, "total")
     assert len(parents) == 1
     assert children.keys() == {str(number) for number in range(6)}
-    assert all(statuses in (["FINISHED"], ["KILLED"]) for statuses in children.values())
+    assert children["4"] == children["5"] == ["KILLED"]
+    ended = states(database, "total")
+    assert Counter(status for (status,) in children.values()) == {
+        "FINISHED": ended["COMPLETE"],
+        "KILLED": ended["PRUNED"],
+    }
     secrets = [postgres.password.encode(), tracking_server.password.encode()]
     kept = [path for path in team.folder.rglob("*") if path.is_file()]
     assert [str(path) for path in kept if any(secret in path.read_bytes() for secret in secrets)] == []
