@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import DataError
 from pipeline.tracking.ledger import lacking
+from pipeline.tracking.locks import locked
 from pipeline.tracking.records import (
     FINISHED,
     KILLED,
@@ -18,6 +21,7 @@ from pipeline.tracking.records import (
     Opening,
     PointsWriter,
     Record,
+    State,
     all_records,
     find_record,
     record_of_weights,
@@ -128,6 +132,18 @@ def test_a_record_whose_writer_lives_is_not_ended():
     with record.use():
         assert not record.end_if_dead()
     assert record.end_if_dead()
+
+
+def test_a_record_that_another_ends_meanwhile_is_not_ended_again():
+    record, ended = make(), []
+    other = threading.Thread(target=lambda: ended.append(record.end_if_dead()))
+    with locked(record.folder / "state.lock"):
+        other.start()
+        time.sleep(0.2)  # in which it looks, if it looks before it has the lock
+        (record.folder / "state.json").write_text(json.dumps(asdict(State(FINISHED, end_time=1))))
+    other.join()
+    assert ended == [False]
+    assert record.state == State(FINISHED, end_time=1)
 
 
 def test_a_full_disk_delays_points_and_loses_none():

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.address import redact
 from pipeline.tracking import ledger
 from pipeline.tracking.models import RECORD_TAG, has_parts, log_model
-from pipeline.tracking.records import RUNNING, Delivered, Record, find_record
+from pipeline.tracking.records import RUNNING, Delivered, Record, find_record, now
 from pipeline.tracking.store import client_of, open_experiment, patiently
 
 LARGEST_BATCH = 1000  # metrics, and of tags and params 100, that MLflow takes in one call
@@ -122,13 +122,13 @@ def run_noted(to: Destination, run_id: str) -> Any:
 
 def _has_run(to: Destination, run_id: str) -> bool:
     run = run_noted(to, run_id)
-    return run is not None and _id_of(run) == run_id
+    return run is not None and _active(run).info.run_id == run_id
 
 
-def _id_of(run: Any) -> str:
+def _active(run: Any) -> Any:
     if run.info.lifecycle_stage == "deleted":
         raise RunDeleted(f"run {run.info.run_id} was deleted there")
-    return str(run.info.run_id)
+    return run
 
 
 def _note(record: Record, to: Destination, has: Delivered) -> Delivered:
@@ -143,10 +143,19 @@ def _ensure_run(record: Record, to: Destination, *, is_new: bool = False) -> Del
         return has
     opening = record.opening
     experiment_id = to.experiment_id(opening.experiment)
-    run_id = None if is_new else _run_of(record.id, to, experiment_id)
-    run_id = run_id or _create_run(record, to, experiment_id)
+    run = None if is_new else _run_of(record.id, to, experiment_id)
+    run_id = str(run.info.run_id) if run else _create_run(record, to, experiment_id)
     _bring_params(record, to, run_id)
-    return _note(record, to, Delivered(run_id))
+    return _note(record, to, _newer(run, record) if run else Delivered(run_id))
+
+
+def _newer(run: Any, record: Record) -> Delivered:
+    """Return of what a record changes in a run all that it must not, as another machine has gone on with the run."""
+    state = record.state
+    if record.opening.parent or (run.info.end_time or 0) <= (state.end_time or now()):
+        return Delivered(run.info.run_id)
+    ended = (state.status, state.end_time)
+    return Delivered(run.info.run_id, tags=state.tags, artifacts=record.artifacts(), ended=ended)
 
 
 def _create_run(record: Record, to: Destination, experiment_id: str) -> str:
@@ -166,11 +175,12 @@ def _run_of_parent(record_id: str, to: Destination, experiment_id: str) -> str |
             parent = find_record(record_id)
             with parent.delivering():
                 return _ensure_run(parent, to).run_id
-        return _run_of(record_id, to, experiment_id)
+        run = _run_of(record_id, to, experiment_id)
+        return str(run.info.run_id) if run else None
     return None
 
 
-def _run_of(record_id: str, to: Destination, experiment_id: str) -> str | None:
+def _run_of(record_id: str, to: Destination, experiment_id: str) -> Any:
     """Return the run of a record that the store has, or None.
 
     Raises:
@@ -180,7 +190,7 @@ def _run_of(record_id: str, to: Destination, experiment_id: str) -> str | None:
 
     condition = f"tags.{RECORD_TAG} = '{record_id}'"
     found = to.client.search_runs([experiment_id], condition, ViewType.ALL, max_results=1)
-    return _id_of(found[0]) if found else None
+    return _active(found[0]) if found else None
 
 
 def _bring_params(record: Record, to: Destination, run_id: str) -> None:

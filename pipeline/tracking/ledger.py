@@ -80,8 +80,13 @@ def newest(store: str, folder: Path) -> Record | None:
         store: its address without secrets.
         folder: of the records.
     """
-    there = ((seen, record) for record, seen in _read(_file(folder, store)).items() if (folder / record).is_dir())
-    ended = [(int(seen.split("-")[STATE_TIME]), record) for seen, record in there if seen.count("-") > STATE_TIME]
+    known = _read(_file(folder, store))
+    there = ((seen.split("-"), record) for record, seen in known.items() if (folder / record).is_dir())
+    ended = [
+        (int(parts[STATE_TIME]), record)
+        for parts, record in there
+        if len(parts) > STATE_TIME and parts[STATE_TIME].isdigit()  # else the line was cut
+    ]
     return Record(folder / max(ended)[1]) if ended else None
 
 

@@ -189,9 +189,12 @@ class Record:
     def change(self, tags: Mapping[str, str] | None = None, **fields: Any) -> None:
         """Set tags, which are freed of passwords, and the given fields of the state."""
         with locked(self._own):
-            state = self.state
-            merged = state.tags | {name: redact(value) for name, value in (tags or {}).items()}
-            _write_through(self.folder / "state.json", asdict(replace(state, tags=merged, **fields)))
+            self._change(tags, **fields)
+
+    def _change(self, tags: Mapping[str, str] | None = None, **fields: Any) -> None:
+        state = self.state
+        merged = state.tags | {name: redact(value) for name, value in (tags or {}).items()}
+        _write_through(self.folder / "state.json", asdict(replace(state, tags=merged, **fields)))
 
     def send_to(self, store: str) -> None:
         """Note the store that the record goes to from now on, by its address without secrets."""
@@ -202,13 +205,12 @@ class Record:
 
     def end_if_dead(self) -> bool:
         """End the record as KILLED if nobody writes it any more; return whether that was so."""
-        state = self.state
-        if state.status != RUNNING or self.is_in_use:
-            return False
-        opening = self.opening
-        self.change(
-            {"error": DIED.format(pid=opening.pid, host=opening.host)}, status=KILLED, end_time=self._last_sign()
-        )
+        with locked(self._own):  # others ask this at the same time, or open the record again
+            if self.state.status != RUNNING or self.is_in_use:
+                return False
+            opening = self.opening
+            died = DIED.format(pid=opening.pid, host=opening.host)
+            self._change({"error": died}, status=KILLED, end_time=self._last_sign())
         return True
 
     def _last_sign(self) -> int:

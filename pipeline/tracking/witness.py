@@ -13,7 +13,10 @@ ACTIVE = "active"
 
 
 def still_has(to: Destination) -> bool:
-    """Return whether a store has the run that it got last, as it got it, or deleted; also if it got none.
+    """Return whether a store has the run that it got last, as it got it or newer, or deleted; also if it got none.
+
+    A run that others go on with, as they do with a sweep from another machine, keeps its end in MLflow until it has a
+    later one: only a store from before that end has an earlier one, or none.
 
     Args:
         to: the store.
@@ -30,7 +33,7 @@ def still_has(to: Destination) -> bool:
         return False
     if run.info.lifecycle_stage != ACTIVE:
         return True
-    return bool(run.info.status == has.ended[0] and _names(record) <= run.data.metrics.keys())
+    return (run.info.end_time or 0) >= (has.ended[1] or 0) and _names(record) <= run.data.metrics.keys()
 
 
 def _names(record: Record) -> set[str]:
