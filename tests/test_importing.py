@@ -1,5 +1,8 @@
 """The runs of another store as records: what stands in that store steers nothing on this disk."""
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from pipeline.tracking.importing import import_runs
@@ -82,6 +85,63 @@ def test_a_run_that_still_runs_is_brought_and_again_when_it_goes_on(client, sour
     assert [(one.time, one.step, one.metrics) for one, _ in first.points(before)] == [(8, 2, {"loss": 0.25})]
     assert list(first.artifacts()) == [".hydra/config.yaml"]
     assert first.waits_for(KEY)
+
+
+@pytest.fixture
+def private(tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("mine")
+    return tmp_path / "private"
+
+
+def assert_left_out(source, folder, caplog, named) -> None:
+    assert import_runs(source, "neural-nets", KEY, folder) == ([], 1)
+    (line,) = caplog.messages
+    assert "left out: --from: files below" in line
+    assert str(named) in line
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"mine"]
+
+
+def hold(source, sql: str) -> None:
+    """Change a store as whoever made it can."""
+    with contextlib.closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as database, database:
+        database.execute(sql)
+
+
+@pytest.mark.parametrize("address", ["file://{}", "{}", "file://{}/../private"])
+def test_a_folder_that_is_not_the_stores_is_not_read(client, source, folder, private, caplog, address):
+    run_of(client, source)
+    hold(source, f"UPDATE runs SET artifact_uri = '{address.format(private)}'")
+    assert_left_out(source, folder, caplog, private)
+
+
+def test_a_way_out_of_the_stores_folder_is_not_gone(client, source, folder, private, caplog):
+    run_of(client, source)
+    (private.parent / "source" / "mlartifacts").mkdir(exist_ok=True)
+    hold(source, "UPDATE runs SET artifact_uri = '/elsewhere/mlartifacts/../../private'")
+    assert_left_out(source, folder, caplog, "private")
+
+
+def test_a_link_out_of_a_runs_files_is_not_followed(client, source, folder, private, caplog):
+    run_id = run_of(client, source)
+    client.log_text(run_id, "hello", "deep/a.txt")
+    (deep,) = (private.parent / "source").glob(f"mlartifacts/**/{run_id}/artifacts/deep")
+    (deep / "b.txt").symlink_to(private / "key")
+    assert_left_out(source, folder, caplog, private / "key")
+
+
+@pytest.mark.parametrize("location", ["file://{}", "runs:/{}/deep"])
+def test_a_model_that_is_not_the_stores_is_not_read(client, source, folder, private, caplog, location):
+    from mlflow.entities import LoggedModelOutput
+
+    run_id = run_of(client, source)
+    model = client.create_logged_model(open_experiment(source, "neural-nets"), source_run_id=run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    client.log_text(run_id, "hello", "deep/a.txt")
+    hold(source, f"UPDATE logged_models SET artifact_location = '{location.format(private)}'")
+    assert import_runs(source, "neural-nets", KEY, folder) == ([], 1)
+    assert str(private) in caplog.messages[0]
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("tag", ["../victim", ".", "", "{}/victim", "A" * 32, "a" * 31])

@@ -1,7 +1,8 @@
 """The runs of another store as records on this disk, from which they can be brought to this project's store.
 
 Done again, what has been added there since is added here. Of a SQLite store that was copied with its folder
-mlartifacts/ the files are found beside it, wherever they stood when they were logged.
+mlartifacts/ the files are found beside it, wherever they stood when they were logged. An address in a store may name
+any folder of this disk, so that files are taken from the store's own folder alone.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from pipeline.files import replacing
 from pipeline.tracking.delivery import PARENT_TAG
 from pipeline.tracking.models import RECORD_TAG, Parts, has_parts
 from pipeline.tracking.records import KILLED, RUNNING, Opening, PointsWriter, Record, now
-from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors
+from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors, store_root
 
 PAGE = 1000
 SOURCE_TAG = "imported_from"  # the run in the other store
@@ -32,12 +33,13 @@ STATUS_TAG = "imported_status"  # that it had there; one that is RUNNING is KILL
 STAMP_FILE = "imported.sha256"  # in a record: of what the other store had
 RECORD_ID = re.compile("[0-9a-f]{32}")  # no other text of a store becomes a folder's name
 FOLDERS = ("mlartifacts", "mlruns")  # what a store's files stand in
+POINTING = ("runs", "models")  # schemes of addresses that MLflow follows to others, which may be any folder
 
 log = logging.getLogger(__name__)
 
 
 def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list[Record], int]:
-    """Return the runs of a store as records, parents first, and the number of those whose files are not there.
+    """Return the runs of a store as records, parents first, and the number of those whose files cannot be had.
 
     Args:
         uri: of the other store, which is only read.
@@ -66,6 +68,9 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list
             except FileNotFoundError as error:
                 n_lost += 1
                 log.warning("%s  %s: left out, as its files are not there: %s", *_names(run), error.filename)
+            except DataError as error:
+                n_lost += 1
+                log.warning("%s  %s: left out: %s", *_names(run), error)
     except (MlflowException, *database_errors()) as error:
         raise SettingsError(f"--from: {redact(uri)} cannot be read: {reason(error)}") from None
     return records, n_lost
@@ -80,38 +85,45 @@ class Source:
 
     Attributes:
         client: MLflow's.
-        folder: of a SQLite file; None: it is no such store.
+        folder: of a SQLite file; of another store, this project's, as `store.open_experiment` has it.
     """
 
     def __init__(self, client: Any, uri: str) -> None:
         self.client = client
-        self.folder = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+        self.folder = (Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else store_root()).resolve()
 
     def local(self, uri: str) -> Path | None:
         """Return the folder that an address of files names, where it stood or beside the database; None: no folder.
 
         Raises:
             FileNotFoundError: it is in neither place.
+            DataError: it is elsewhere.
         """
         address = urlparse(uri)
+        if address.scheme in POINTING:
+            raise DataError(f"--from: an address of files that names no other is needed, but got {uri}")
         if address.scheme not in ("", "file"):
             return None
         noted = Path(unquote(address.path))
         places = [noted]
         for name in FOLDERS:
-            if self.folder and name in noted.parts and ".." not in noted.parts:
+            if name in noted.parts:
                 behind = len(noted.parts) - noted.parts[::-1].index(name)
                 places.append(self.folder.joinpath(name, *noted.parts[behind:]))
-        for place in places:
-            if place.is_dir():
-                return place
-        raise FileNotFoundError(2, os.strerror(2), str(noted))
+        there = [place for place in places if place.is_dir()]
+        if not there:
+            raise FileNotFoundError(2, os.strerror(2), str(noted))
+        own = next((place for place in there if place.resolve().is_relative_to(self.folder)), None)
+        if own is None:
+            raise DataError(f"--from: files below {self.folder} are needed, but got {noted}: copy them there")
+        return own
 
     def files(self, run: Any) -> dict[str, int]:
         """Return the artifacts of a run by name, with their sizes.
 
         Raises:
             FileNotFoundError: the run has some, but they are not there.
+            DataError: they are elsewhere on this disk.
         """
         try:
             folder = self.local(run.info.artifact_uri)
@@ -121,8 +133,7 @@ class Source:
             return {}  # MLflow makes a run's folder with its first file
         if folder is None:
             return dict(self._listed(run.info.run_id, None))
-        found = (path for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+        return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files_below(folder)}
 
     def _listed(self, run_id: str, folder: str | None) -> Iterator[tuple[str, int]]:
         for one in self.client.list_artifacts(run_id, folder):
@@ -140,6 +151,15 @@ class Source:
             return (folder / name).read_bytes()
         with tempfile.TemporaryDirectory() as scratch:
             return Path(self.client.download_artifacts(run.info.run_id, name, scratch)).read_bytes()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below; raise DataError where there is a link, which may lead anywhere."""
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise DataError(f"--from: files below {folder} are needed, but {path} is a link to {path.readlink()}")
+        if path.is_file():
+            yield path
 
 
 def _runs(client: Any, uri: str, experiment: str) -> list[Any]:
@@ -266,11 +286,14 @@ def _copy_model(source: Source, run: Any, record: Record) -> bool:
         return has_parts(record)
     location = source.client.get_logged_model(_models(run)[0]).artifact_location
     with tempfile.TemporaryDirectory() as scratch:
-        found = source.local(location) or download_artifacts(
-            location, dst_path=scratch, tracking_uri=source.client.tracking_uri
+        found = source.local(location) or Path(
+            download_artifacts(location, dst_path=scratch, tracking_uri=source.client.tracking_uri)
         )
         model = record.folder / "model"
         model.mkdir(exist_ok=True)
-        shutil.copytree(found, model / "mlflow", dirs_exist_ok=True)
+        for path in _files_below(found):
+            copy = model / "mlflow" / path.relative_to(found)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
     (model / "parts.json").write_text(json.dumps(asdict(Parts("mlflow"))) + "\n", encoding="utf-8")
     return True
