@@ -39,6 +39,9 @@ KNOWN_REASONS = {
     "no password supplied": NO_DATABASE_USER,
     "No module named 'psycopg'": "the package psycopg is missing: pip install 'psycopg[binary]'",
 }
+SERVER_FAILED = re.compile(
+    r"too many (5\d\d) error responses|error code (5\d\d)|(5\d\d) Server Error|own, HTTP (5\d\d)"
+)
 NOISE = re.compile(
     r"\(psycopg\S*\) (connection failed: connection to server at [^:]*: )?| ?\(Background on this error .*"
 )
@@ -89,5 +92,8 @@ def reason(error: BaseException) -> str:
     'connection refused'
     """
     text = redact(NOISE.sub("", " ".join(str(error).split())))
+    failed = SERVER_FAILED.search(text)
+    if failed:
+        return f"it answers with an error of its own, HTTP {failed[failed.lastindex or 0]}: its log says more"
     known = next((words for sign, words in KNOWN_REASONS.items() if sign in text or words in text), None)
     return known or (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}...") or type(error).__name__

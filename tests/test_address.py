@@ -16,6 +16,7 @@ WORD = st.text("abcdefghij", min_size=1, max_size=8)
 PASSWORD = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=20).map(
     lambda text: f"Å{text}Å"
 )
+FAILED = "it answers with an error of its own, HTTP {}: its log says more"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,11 @@ def test_no_password_is_left_escaped_or_not(scheme, user, password):
         ('(psycopg.OperationalError) connection failed: connection to server at "127.0.0.1", port 1 failed: FATAL: '
          'database "x" does not exist (Background on this error at: https://sqlalche.me/e/21/e3q8)',
          'FATAL: database "x" does not exist'),
+        ("API request to http://host/api failed with exception HTTPConnectionPool(host='host', port=5000): Max "
+         "retries exceeded with url: /api (Caused by ResponseError('too many 500 error responses'))",
+         FAILED.format(500)),
+        ("API request to endpoint /api failed with error code 503 != 200. Response body: '", FAILED.format(503)),
+        ("502 Server Error: Bad Gateway for url: http://host/api", FAILED.format(502)),
         ("a" * 300, "a" * 200 + "..."),
         ("", "OSError"),
         (f"tracking.uri: http://host cannot be opened: {NOT_LET_IN}", NOT_LET_IN),

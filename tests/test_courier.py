@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,39 @@ def test_a_server_that_never_answers_holds_the_training_up_for_seconds_at_its_en
     assert said["run_id"] is None
     assert log[0].startswith(f"{uri}: the tracking store cannot be reached (")
     assert len(log) == 1
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers whatever is asked by an error."""
+
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_a_server_that_answers_with_errors_is_one_line_without_mlflows_own_words(own):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as failing:
+        threading.Thread(target=failing.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{failing.server_port}"
+        said, (line,) = trainer.finish(trainer.start(own, uri=uri, epochs=3))
+        failing.shutdown()
+    why = "it answers with an error of its own, HTTP 500: its log says more"
+    assert line.startswith(f"{uri}: the tracking store cannot be reached ({why}): ")
+    assert said["run_id"] is None
+
+
+def test_a_run_that_is_deleted_while_it_goes_on_makes_no_store_unreachable(start, client, caplog):
+    with start() as run:
+        wait_until(lambda: run.run_id)
+        client.delete_run(run.run_id)
+        run.on_epoch_end(0, {"loss": 0.5})
+    told = f"run {run.run_id} was deleted there; all of it stays in records/{run.record_id}"
+    assert [line.partition(": ")[2] for line in caplog.messages] == [told]
+    with start() as other:
+        other.on_epoch_end(0, {"loss": 0.5})
+    assert client.get_run(other.run_id).info.status == "FINISHED"
 
 
 def test_a_server_that_comes_back_gets_everything(own, tmp_path):

@@ -12,7 +12,7 @@ from tracked import CODE, DATA_MD5, rows, wait_until
 from pipeline import tracking
 from pipeline.lineage import inputs_of
 from pipeline.tracking.records import FINISHED, RUNNING, Opening, Record, find_record
-from pipeline.tracking.sender import FIRST_ANSWER_SECONDS, Sender
+from pipeline.tracking.sender import FIRST_ANSWER_SECONDS, STALLED_SECONDS, Sender
 
 pytestmark = pytest.mark.usefixtures("own_tracking")
 
@@ -96,6 +96,40 @@ def test_a_silent_server_is_waited_for_until_it_should_have_answered_and_once(on
     assert sender.wait(opened(sender, "http://silent")).settled
     assert len(caplog.messages) == 1
     sender.fate(first).in_use.close()
+
+
+def test_a_busy_machine_is_told_as_that_and_keeps_no_further_run_waiting(on_news, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    sender, left = on_news()
+    first, second = opened(sender), opened(sender)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["pipeline.tracking.sender"], "STALLED_SECONDS", 0.0)
+        assert not sender.wait(first).settled
+    (line,) = caplog.messages
+    assert line.startswith("http://host: not all of the run is there yet; ")
+    assert not sender._away
+    sender._moved -= STALLED_SECONDS
+    assert not sender.wait(second).settled  # or it would hear of a list that is empty
+    assert caplog.messages == [line]
+    left += [{"record": second.id, "moved": True}, {"record": second.id, "whole": True}]
+    sender._hear(left.pop(0))
+    assert sender.wait(second).settled
+    sender.fate(first).in_use.close()
+
+
+def test_a_run_that_was_deleted_is_told_and_its_store_is_there_for_others(on_news, caplog):
+    sender, left = on_news()
+    record, in_use = Record.begin(Opening("run", "http://host", "neural-nets"), {})
+    sender.open(record, "http://host")
+    sender._hear({"record": record.id, "deleted": "run 1 was deleted there"})
+    sender.end(record, in_use)
+    assert sender.wait(record).settled
+    assert not record.is_in_use
+    assert caplog.messages == [f"http://host: run 1 was deleted there; all of it stays in records/{record.id}"]
+    other = opened(sender)
+    left += [{"record": other.id, "whole": True}]
+    assert sender.wait(other).settled
+    assert left == []
 
 
 def test_a_disk_that_is_full_at_the_end_is_told_by_its_paths_and_ends_no_training(start, caplog, monkeypatch):

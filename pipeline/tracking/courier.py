@@ -10,6 +10,7 @@ themselves, and says on stdout what became of them:
     {"record": id, "moved": true}                        a step further
     {"record": id, "whole": true}                        the store has all of it
     {"record": id, "away": reason}                       the store does not answer, or refuses
+    {"record": id, "deleted": text}                      the run was deleted there: nothing more is brought
     {"uri": address, "waiting": n}                       so many earlier records wait for that store
 
 A training that does not wait for the end of a record ({"end": id, "alone": true}) hears no more of it: that a store
@@ -128,7 +129,8 @@ class Courier:
             experiment_id = store.to.experiment_id(record.opening.experiment)
         except RunDeleted as error:  # nothing more goes there, and the store is there for others
             self.errands.pop(record.id).in_use.close()
-            self.say({"record": record.id, "away": str(error)})
+            store.answered()
+            self.say({"record": record.id, "deleted": str(error)})
             return
         except Exception as error:  # MLflow, the network and the databases have too many to name
             store.was_away()

@@ -32,8 +32,9 @@ class Fate:
         experiment_id: its experiment.
         asked: the store has been asked for the run.
         answered: it has.
-        settled: the store has all of it, or cannot be reached.
-        away: why not; empty: it can.
+        settled: the store has all of it, or cannot be reached, or the run was deleted there.
+        away: why it cannot be reached; empty: it can.
+        deleted: the run was deleted there.
         alone: nobody here waits to hear of it; the courier says what goes wrong.
         in_use: marks the ended record until it is settled.
     """
@@ -44,6 +45,7 @@ class Fate:
     answered: bool = False
     settled: bool = False
     away: str = ""
+    deleted: bool = False
     alone: bool = False
     in_use: BinaryIO | None = None
 
@@ -60,6 +62,7 @@ class Sender:
         self._news = threading.Condition()
         self._is_gone = False
         self._moved = time.monotonic()
+        self._has_stalled = False
         environment = {name: value for name, value in os.environ.items() if name not in OWN}
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -101,7 +104,7 @@ class Sender:
         """
         with self._news:
             fate = self._fates[record.id]
-            fate.settled = self._is_gone or self._stores[record.id] in self._away
+            fate.settled = self._is_gone or fate.deleted or self._stores[record.id] in self._away
             fate.in_use, fate.alone = in_use, alone and not fate.away
         if fate.settled:
             in_use.close()
@@ -114,22 +117,37 @@ class Sender:
     def wait(self, record: Record) -> Fate:
         """Return when the store has all of a record or cannot be reached, or if nothing moves for some seconds.
 
-        A store that did not answer when last asked is not waited for: the courier tries again by itself.
+        A store that did not answer when last asked is not waited for: the courier tries again by itself. Nor is a
+        courier that has said nothing since it was last waited for: the machine is busy with other things.
         """
         fate, store = self._fates[record.id], self._stores[record.id]
-        self._moved = time.monotonic()
         with self._news:
+            if not self._has_stalled:
+                self._moved = time.monotonic()
             while not (fate.settled or self._is_gone or store in self._away) and self._seconds_left(record) > 0:
                 self._news.wait(timeout=self._seconds_left(record))
-        if not fate.settled:
-            self._away.add(store)  # nor are the next runs to wait for it
-            self._tell(record.id, "it has not got all of it within some seconds")
+            if not (fate.settled or self._is_gone or store in self._away):
+                self._give_up(record.id)
         return fate
 
+    def _give_up(self, record_id: str) -> None:
+        """Say that the end of a record is not waited for any more."""
+        store = self._stores[record_id]
+        if self._is_silent(record_id):
+            self._away.add(store)  # nor are the next runs to wait for it
+            self._tell(record_id, "it has not answered within some seconds")
+        elif not self._has_stalled:
+            self._has_stalled = True
+            log.info("%s: not all of the run is there yet; it is brought by a process that goes on by itself", store)
+
     def _seconds_left(self, record: Record) -> float:
-        fate = self._fates[record.id]
-        is_silent = fate.asked and not fate.answered and is_server(self._stores[record.id])
-        return self._moved + (FIRST_ANSWER_SECONDS if is_silent else STALLED_SECONDS) - time.monotonic()
+        patience = FIRST_ANSWER_SECONDS if self._is_silent(record.id) else STALLED_SECONDS
+        return self._moved + patience - time.monotonic()
+
+    def _is_silent(self, record_id: str) -> bool:
+        """Return whether a server has been asked for a run and has not answered."""
+        fate = self._fates[record_id]
+        return fate.asked and not fate.answered and is_server(self._stores[record_id])
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any] | None:
         """Return the courier's answer to a call, see `calls`; None: the courier is gone."""
@@ -170,6 +188,7 @@ class Sender:
 
     def _hear(self, said: dict[str, Any]) -> None:
         self._moved = time.monotonic()
+        self._has_stalled = False
         if "waiting" in said:
             log.info("%s: %d earlier records wait for it; %s", said["uri"], said["waiting"], SYNC)
             return
@@ -190,7 +209,11 @@ class Sender:
         elif fate.away:
             fate.away = ""
             say_back(store)
-        fate.settled = "whole" in said or (fate.settled and bool(fate.away))
+        if "deleted" in said:
+            fate.deleted = True
+            if not fate.alone:
+                log.warning("%s: %s; all of it stays in records/%s", store, said["deleted"], said["record"])
+        fate.settled = "whole" in said or fate.deleted or (fate.settled and bool(fate.away))
         if fate.settled and fate.in_use:
             fate.in_use.close()
 
