@@ -1,6 +1,7 @@
 """A real tracking server for tests, in a process group of its own, which can be killed at any moment."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -11,15 +12,24 @@ import urllib.request
 from pathlib import Path
 
 READY_SECONDS = 90
+LOWEST, N_PORTS = 20_000, 200  # for each of pytest's workers; the kernel gives connections those from 32,768 on
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = itertools.cycle(range(LOWEST + _worker * N_PORTS, LOWEST + (_worker + 1) * N_PORTS))
+
+
+def _is_free(port: int) -> bool:
+    """Return whether nobody listens on a port, nor has just done so."""
+    with socket.socket() as tried, contextlib.suppress(OSError):
+        tried.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 class Server:
     """`mlflow server` on 127.0.0.1, on a SQLite store that outlives it."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = next(filter(_is_free, PORTS))
         self.folder = folder
         self.environment = environment | {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

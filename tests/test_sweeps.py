@@ -20,13 +20,16 @@ from pathlib import Path
 
 import pytest
 from servers import Server
+from tracked import wait_until
 from whole import runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("net=scratch", "synthetic.n_samples=300", "synthetic.n_train=200", "scratch.epochs=5")
 SPACE = ("scratch.learning_rate=tag(log, interval(1e-2, 1))", "scratch.n_hidden=interval(2, 12)")
 DIVERGING = ("scratch.activation=relu", "scratch.epochs=9", "scratch.learning_rate=1e200,0.1")
-LEFT_SECONDS = 60
+LEFT_SECONDS = 300  # for a courier, on a machine that is busy with others
+PRUNED = "KILLED pruned"
+TRIAL_ENDED = ("FINISHED", PRUNED)  # else KILLED is of one that was lost, and tried again
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,23 @@ class Place:
         with contextlib.closing(sqlite3.connect(self.folder / "mlflow.db", timeout=30)) as connection:
             return connection.execute(sql).fetchall()
 
-    def children(self, name: str) -> dict[str, list[str]]:
-        """Return the statuses of the child runs by the number of their trial, once none is left running."""
+    def children(self, name: str, n_trials: int) -> dict[str, list[str]]:
+        """Return the statuses of the child runs by the number of their trial, once so many trials have ended."""
         sql = (
-            "SELECT t.value, r.status FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'sweep.trial' "
-            f"JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'sweep' AND s.value = '{name}'"
+            "SELECT t.value, r.status || coalesce(' ' || p.key, '') FROM runs r "
+            "JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'sweep.trial' "
+            f"JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'sweep' AND s.value = '{name}' "
+            "LEFT JOIN tags p ON p.run_uuid = r.run_uuid AND p.key = 'pruned'"
         )
-        end = time.monotonic() + LEFT_SECONDS
-        while time.monotonic() < end and any(status == "RUNNING" for _, status in self.query(sql)):
-            time.sleep(0.2)
+
+        def ended() -> list[tuple] | None:
+            runs = self.query(sql)
+            of_trials = {number for number, status in runs if status in (*TRIAL_ENDED, "FAILED")}
+            is_running = any(status == "RUNNING" for _, status in runs)
+            return runs if len(of_trials) == n_trials and not is_running else None
+
         found: dict[str, list[str]] = {}
-        for number, status in self.query(sql):
+        for number, status in wait_until(ended, LEFT_SECONDS):
             found.setdefault(number, []).append(status)
         return found
 
@@ -111,8 +120,6 @@ def test_two_workers_and_a_second_terminal_share_one_study(place):
     assert len(re.findall(r"^trial \d+ \(\d/6\)  val_loss", done.stderr, re.MULTILINE)) == 6
     assert "compared: http://127.0.0.1:5000/#/experiments/" in done.stdout
     assert re.search(r"dvc exp run .*-S scratch.epochs=5 .*-S scratch.n_hidden=\d+", done.stdout)
-    workers = {trial.user_attrs["worker"]["pid"] for trial in place.trials("shared")}
-    assert len(workers) == 2
 
     before = place.outcomes("shared")
     terminals = [place.start("hydra/sweeper=study", *sweep, "hydra.sweeper.n_trials=10") for _ in range(2)]
@@ -120,7 +127,10 @@ def test_two_workers_and_a_second_terminal_share_one_study(place):
     assert place.counted("shared") == dict.fromkeys(range(10), 1)
     assert {number: outcome for number, outcome in place.outcomes("shared").items() if number < 6} == before
     for terminal in told:
-        assert "study shared: goes on after 6 of 10 trials" in terminal.stderr
+        begun = re.search(r"study shared: goes on after (\d+) of 10 trials", terminal.stderr)
+        assert begun is None or 6 <= int(begun[1]) < 10  # None: the other terminal had done them all
+    assert any("study shared: goes on after 6 of 10 trials" in terminal.stderr for terminal in told)
+    for terminal in told:
         assert len(re.findall(r"^\d+ +0\.\d{4}", terminal.stdout, re.MULTILINE)) == 10
 
     again = place.study(*sweep, "hydra.sweeper.n_trials=10")
@@ -135,7 +145,7 @@ def test_two_workers_and_a_second_terminal_share_one_study(place):
 
     ((parent, status),) = place.query("SELECT run_uuid, status FROM runs WHERE name = 'sweep shared'")
     assert status == "FINISHED"
-    assert place.children("shared") == {str(number): ["FINISHED"] for number in range(10)}
+    assert place.children("shared", 10) == {str(number): ["FINISHED"] for number in range(10)}
     held = place.query("SELECT DISTINCT run_uuid FROM tags WHERE key = 'mlflow.parentRunId'")
     assert len(held) == 10
     assert place.query("SELECT DISTINCT value FROM tags WHERE key = 'mlflow.parentRunId'") == [(parent,)]
@@ -188,17 +198,17 @@ def check_whole(place: Place, name: str, n_trials: int) -> None:
     for trial in trials:
         if "lost" in trial.user_attrs and len(trial.params) == 2:
             assert trial.params == by_slot[trial.user_attrs["slot"]]  # what was lost was tried again
-    children = place.children(name)
+    children = place.children(name, n_trials)
     assert set(children) == {str(number) for number in range(n_trials)}
     for number, statuses in children.items():
         assert "RUNNING" not in statuses
-        assert statuses.count("FINISHED") == 1, (number, statuses, lost)
+        assert sum(map(statuses.count, TRIAL_ENDED)) == 1, (number, statuses, lost)
     assert place.query("SELECT count(*) FROM runs WHERE status = 'RUNNING'") == [(0,)]
 
 
-def killed_study(place: Place, seed: int, rounds: int, n_trials: int) -> None:
+def killed_study(place: Place, *arguments: str, seed: int, rounds: int, n_trials: int) -> None:
     sweep = ("hydra/sweeper=study", "hydra.sweeper.study_name=killed", *SMALL, "scratch.epochs=3000", *SPACE)
-    sweep = (*sweep, f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=2")
+    sweep = (*sweep, f"hydra.sweeper.n_trials={n_trials}", "hydra.sweeper.n_jobs=2", *arguments)
     rng = random.Random(seed)
     kept: dict[int, dict] = {}
     n_killed = 0
@@ -213,6 +223,8 @@ def killed_study(place: Place, seed: int, rounds: int, n_trials: int) -> None:
     place.end(place.start(*sweep))
     assert {number: place.outcomes("killed")[number] for number in kept} == kept
     check_whole(place, "killed", n_trials)
+    workers = {trial.user_attrs["worker"]["pid"] for trial in place.trials("killed") if "worker" in trial.user_attrs}
+    assert len(workers) > n_killed + 1  # so that at least once two were at work
 
 
 def test_a_killed_study_goes_on_to_its_total(place):
@@ -221,7 +233,8 @@ def test_a_killed_study_goes_on_to_its_total(place):
 
 @pytest.mark.slow
 def test_a_study_of_twenty_trials_killed_ten_times_is_whole(place):
-    killed_study(place, seed=2, rounds=10, n_trials=20)
+    killed_study(place, "hydra.sweeper.pruner.name=median", seed=2, rounds=10, n_trials=20)
+    assert any(outcome["state"] == "pruned" for outcome in place.outcomes("killed").values())
 
 
 def test_failed_trials_are_counted_and_do_not_end_the_sweep(place):
@@ -231,7 +244,7 @@ def test_failed_trials_are_counted_and_do_not_end_the_sweep(place):
     told = "error: 1 of 2 trials failed, where max_failure_rate is 0.4; the first, 0: TrainingError: scratch: epoch"
     assert told in done.stderr
     assert place.outcomes("some")[1]["state"] == "complete"
-    assert place.children("some") == {"0": ["FAILED"], "1": ["FINISHED"]}
+    assert place.children("some", 2) == {"0": ["FAILED"], "1": ["FINISHED"]}
 
 
 def test_pruned_trials_keep_their_curves_and_are_no_failures(place):
@@ -241,8 +254,8 @@ def test_pruned_trials_keep_their_curves_and_are_no_failures(place):
     place.study(*SMALL, rates, "hydra.sweeper.sampler.name=grid", "hydra.sweeper.study_name=p", *pruning, *epochs)
     states = [outcome["state"] for _, outcome in sorted(place.outcomes("p").items())]
     assert states == ["complete", "complete", "complete", "pruned", "pruned"]
-    statuses = place.children("p")
-    assert [statuses[str(number)] for number in range(5)] == [["FINISHED"]] * 3 + [["KILLED"]] * 2
+    statuses = place.children("p", 5)
+    assert [statuses[str(number)] for number in range(5)] == [["FINISHED"]] * 3 + [[PRUNED]] * 2
     pruned = place.query("SELECT run_uuid FROM tags WHERE key = 'pruned' AND value = 'true'")
     for (run_id,) in pruned:
         ((n_points,),) = place.query(f"SELECT count(*) FROM metrics WHERE run_uuid = '{run_id}' AND key = 'val_loss'")
@@ -372,20 +385,22 @@ def test_a_file_in_the_place_of_multirun_is_one_line_and_begins_no_study(place):
 def test_a_sampler_grid_tells_what_it_leaves_out_and_fewer_trials_add_none(place):
     sweep = (*SMALL, *GRID, "hydra.sweeper.study_name=g", "hydra.sweeper.keep_models=0")
     done = place.study(*sweep, "hydra.sweeper.n_trials=2")
-    assert done.stderr.startswith("the grid has 3 combinations, of which n_trials=2 are tried\n")
+    assert "the grid has 3 combinations, of which n_trials=2 are tried\n" in done.stderr
     assert place.counted("g") == dict.fromkeys(range(2), 1)
     fewer = place.study(*sweep, "hydra.sweeper.n_trials=1")
-    assert fewer.stderr == "study g: has 2 trials already, so that n_trials=1 adds none\n"
+    assert "study g: has 2 trials already, so that n_trials=1 adds none\n" in fewer.stderr
+    assert "val_loss" not in fewer.stderr
     assert len(re.findall(r"^\d +0\.\d{4}", fewer.stdout, re.MULTILINE)) == 2
     assert place.counted("g") == dict.fromkeys(range(2), 1)
 
 
 @pytest.mark.slow
 def test_a_dead_worker_is_told_and_its_trial_is_trained_again(place):
-    sweep = ("hydra.sweeper.study_name=d", *SMALL, "scratch.epochs=1500", *SPACE, "hydra.sweeper.n_trials=8")
+    sweep = ("hydra.sweeper.study_name=d", *SMALL, "scratch.epochs=3000", *SPACE, "hydra.sweeper.n_trials=8")
     process = place.start("hydra/sweeper=study", *sweep, "hydra.sweeper.n_jobs=2")
     wait_for_trainings(place, process, 3)
-    os.kill(place.trials("d")[0].user_attrs["worker"]["pid"], signal.SIGKILL)
+    newest = [trial for trial in place.trials("d") if "worker" in trial.user_attrs][-1]  # whose worker trains
+    os.kill(newest.user_attrs["worker"]["pid"], signal.SIGKILL)
     told = place.end(process)
     assert told.stderr.count("a worker has died (exit code -9); the others go on\n") == 1
     assert place.counted("d") == dict.fromkeys(range(8), 1)
@@ -427,7 +442,7 @@ def test_a_study_whose_data_have_changed_is_refused(place):
 @pytest.mark.parametrize("keep_models", [0, 2])
 def test_so_many_of_the_best_get_their_model(place, keep_models):
     place.study(*SMALL, *GRID, "hydra.sweeper.study_name=k", f"hydra.sweeper.keep_models={keep_models}")
-    assert place.children("k") == {str(number): ["FINISHED"] for number in range(3)}
+    assert place.children("k", 3) == {str(number): ["FINISHED"] for number in range(3)}
     end = time.monotonic() + LEFT_SECONDS
     while len(place.query("SELECT 1 FROM logged_models")) < keep_models and time.monotonic() < end:
         time.sleep(0.2)
@@ -444,7 +459,7 @@ def test_a_dead_tracking_server_costs_a_sweep_nothing_but_its_page(place, sweep)
     away = Place(place.folder, place.environment | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"})
     started = time.monotonic()
     done = away.run(*sweep, *SMALL, GRID[1])
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 240  # MLflow's own client tries for minutes, at each call of each run
     assert len(re.findall(r"^\d +0\.\d{4}", done.stdout, re.MULTILINE)) == 3
     assert "compared" not in done.stdout
     told = done.stderr + done.stdout  # where Hydra's handlers were just in place, its job's
@@ -479,7 +494,7 @@ def test_the_keras_net_is_pruned(place):
     place.study(*tiny, "keras.jit_compile=false", *pruning, rates, "hydra.sweeper.study_name=k")
     states = [outcome["state"] for _, outcome in sorted(place.outcomes("k").items())]
     assert states == ["complete", "complete", "pruned"]
-    assert place.children("k") == {"0": ["FINISHED"], "1": ["FINISHED"], "2": ["KILLED"]}
+    assert place.children("k", 3) == {"0": ["FINISHED"], "1": ["FINISHED"], "2": [PRUNED]}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["hydra/sweeper=study", "--cfg", "hydra"]])
@@ -530,7 +545,7 @@ def test_two_sweeps_at_once_and_mlflows_pages_open_lose_no_point(place, server):
     assert answers[-1] > 1
     assert all("locked" not in done.stderr for done in told)
     for name in ("one", "two"):
-        assert place.children(name) == {str(number): ["FINISHED"] for number in range(4)}
+        assert place.children(name, 4) == {str(number): ["FINISHED"] for number in range(4)}
     points = place.query(
         "SELECT count(*) FROM metrics m JOIN tags t ON t.run_uuid = m.run_uuid AND t.key = 'sweep.trial' "
         "WHERE m.key = 'val_loss' GROUP BY m.run_uuid"
@@ -589,4 +604,4 @@ def test_the_winner_as_the_projects_own_result_has_the_same_weights(clone, call,
     outcomes = place.outcomes("k").values()
     best = min(outcomes, key=lambda outcome: outcome["value"])
     assert made == best["weights_sha256"]
-    shutil.rmtree(root)
+    shutil.rmtree(root, ignore_errors=True)  # a courier may still write there

@@ -20,6 +20,7 @@ from pipeline.tracking.records import Record, all_records
 SEED = 0
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 200
+MANY = 20
 PATIENT = 300  # seconds; a courier takes 2 on a quiet machine
 
 pytestmark = [
@@ -38,7 +39,7 @@ def store(new_store, tmp_path):
     return new_store(tmp_path)
 
 
-@pytest.mark.parametrize("n_faults", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_faults", [1, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_a_training_that_is_killed_is_ended_in_mlflow_with_all_its_points(n_faults, store, own, tmp_path, count):
     import mlflow
 
@@ -89,7 +90,7 @@ def is_partly_delivered(record: Record, store: str) -> bool:
     return record.delivered(store).run_id is not None and record.waits_for(store)
 
 
-@pytest.mark.parametrize(("n_faults", "n_records"), [(2, 3), pytest.param(20, 40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n_faults", "n_records"), [(2, 3), pytest.param(MANY, 40, marks=pytest.mark.slow)])
 def test_a_sync_killed_half_way_and_repeated_doubles_nothing(n_faults, n_records, waiting, store, own, call, count):
     import mlflow
 
@@ -98,21 +99,26 @@ def test_a_sync_killed_half_way_and_repeated_doubles_nothing(n_faults, n_records
     records = waiting(n_records)
     command = [sys.executable, "-m", "pipeline.sync", "--to", store]
     n_partly = 0
+    again: list[str] = []
     while faults.injected < n_faults:
         before = notes(records)
-        process = subprocess.Popen(command, cwd=ROOT, env=own, start_new_session=True, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, *again], cwd=ROOT, env=own, start_new_session=True, stderr=subprocess.DEVNULL
+        )
         while notes(records) == before and process.poll() is None:
             time.sleep(0.001)
         if faults.injected:  # the first kill comes as soon as anything is noted
             time.sleep(rng.uniform(0, 0.5))
-        if process.poll() is not None:  # a machine that is so quick that all is delivered by now
-            break
+        again = ["--again"] if process.poll() is not None else []  # all is delivered by now: from the start
+        if again:
+            continue
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         faults.injected += 1
         n_partly += any(is_partly_delivered(record, store) for record in records)
         faults.note = f"{n_partly} of them with a record half delivered"
-    assert n_partly > 0
+    if n_faults == MANY:  # of few, all may have come between two records
+        assert n_partly > 0
     call(ROOT, *command, env=own)
     assert len(runs_of(client)) == n_records
     for record in records:
