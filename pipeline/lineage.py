@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,16 +17,23 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.address import redact
 from pipeline.config import PARAMS_FILE, Settings, flatten, to_dict
-from pipeline.files import Arrays, file_md5
+from pipeline.files import Arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("dvc", "hydra-core", "keras", "mlflow", "numpy", "scikit-learn", "tensorflow")
 DIFF_FILE = "code.diff"  # a run's artifact
-# dvc.lock is what comes out, and has a digest of its own. The others change no training, and may hold a password.
-NO_CODE = ("dvc.lock", "params.yaml", "conf/tracking", ".dvc")
-SCOPE = (".", *(f":(exclude,top){path}" for path in NO_CODE))
+LOCK_FILE = "dvc.lock"  # likewise
+# dvc.lock is what comes out, and an artifact of its own. The others change no training, and may hold a password.
+NO_CODE = (LOCK_FILE, "params.yaml", "conf/tracking", ".dvc", "**/.env*")
+SCOPE = (".", *(f":(exclude,top,glob){path}" for path in NO_CODE))
+# whatever the user's own settings of git say
+DIFF_OPTIONS = ("--binary", "--no-ext-diff", "--no-color", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
+FROM_STDIN = ("--pathspec-from-file=-", "--pathspec-file-nul")  # there may be more names than a command line holds
 LARGEST_UNTRACKED = 2**20  # bytes; a larger file that git does not know is data, not code
+MOST_UNTRACKED = 2**23  # bytes of all such files together
+N_NAMED = 10  # files, where more of them would fill a screen
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,24 @@ class Code:
     Attributes:
         commit: the commit that is checked out; "none" outside a git repository.
         diff: what `git apply --binary` makes of that commit's tree the tree as it is; empty where nothing differs.
+        left_out: the changed files that `diff` lacks.
+        lock: the text of dvc.lock; empty where there is none.
     """
 
     commit: str
     diff: str
+    left_out: tuple[str, ...] = ()
+    lock: str = ""
+
+    @property
+    def left_out_names(self) -> str:
+        """Return the names of the files that the diff lacks, of many the first ones; empty where it has all.
+
+        >>> Code("c0ffee", "", ("a.py", "b.py")).left_out_names
+        'a.py, b.py'
+        """
+        n_more = len(self.left_out) - N_NAMED
+        return ", ".join(self.left_out[:N_NAMED]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -67,23 +90,44 @@ def inputs_of(dataset: str, data: Arrays, data_md5: str, initial_md5: str | None
 def read_code(root: Path = ROOT) -> Code:
     """Return the commit and the changes of a checkout, without touching its index or its objects.
 
-    Untracked files that git does not ignore are part of the changes, unless larger than LARGEST_UNTRACKED.
+    Untracked files that git does not ignore are part of the changes, unless larger than LARGEST_UNTRACKED. What is
+    left out, but for these: files whose diff holds an address with a password, as a run is for others to read, and
+    the largest untracked ones, if all of them are more than MOST_UNTRACKED.
     """
+    lock_file = root / LOCK_FILE
+    lock = lock_file.read_bytes().decode("utf-8", "surrogateescape") if lock_file.is_file() else ""
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
     except (OSError, subprocess.CalledProcessError):
-        return Code("none", "")
-    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SCOPE).split("\0")
-    small = [name for name in untracked if name and (root / name).lstat().st_size <= LARGEST_UNTRACKED]
+        return Code("none", "", lock=lock)
+    small, left_out = _untracked(root)
     with tempfile.TemporaryDirectory() as folder:
         own = {"GIT_INDEX_FILE": f"{folder}/index"}
         index = root / _git(root, "rev-parse", "--git-path", "index").strip()
         if index.exists():
             shutil.copy(index, f"{folder}/index")
         if small:
-            _git(root, "add", "--intent-to-add", "--", *small, env=own)
-        diff = _git(root, "diff", "--binary", "--no-ext-diff", "--no-color", "HEAD", "--", *SCOPE, env=own)
-    return Code(commit, diff)
+            _git(root, "add", "--intent-to-add", *FROM_STDIN, env=own, given=small)
+        whole = _git(root, "diff", *DIFF_OPTIONS, "HEAD", "--", *SCOPE, env=own)
+    parts = re.split(r"^(?=diff --git )", whole, flags=re.MULTILINE)
+    secret = [part for part in parts if _has_secret(part)]
+    left_out += [part.partition("\n")[0].rpartition(" b/")[2] for part in secret]
+    return Code(commit, "".join(part for part in parts if part not in secret), tuple(left_out), lock)
+
+
+def _untracked(root: Path) -> tuple[list[str], list[str]]:
+    """Return the files that git does not know: the code among them, smallest first, and what is too much of it."""
+    untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SCOPE).split("\0")
+    sizes = sorted(((root / name).lstat().st_size, name) for name in untracked if name)
+    small = [(size, name) for size, name in sizes if size <= LARGEST_UNTRACKED]
+    totals = itertools.accumulate(size for size, _ in small)
+    n_taken = sum(total <= MOST_UNTRACKED for total in totals)
+    names = [name for _, name in small]
+    return names[:n_taken], names[n_taken:]
+
+
+def _has_secret(diff: str) -> bool:
+    return any("://" in line and redact(line) != line for line in diff.splitlines())
 
 
 def overrides(root: Path = ROOT) -> list[str]:
@@ -153,11 +197,12 @@ def origin(settings: Settings, code: Code, given: Sequence[str]) -> dict[str, st
         code: the code that runs.
         given: the overrides.
     """
-    lock = ROOT / "dvc.lock"
+    lock = code.lock.encode("utf-8", "surrogateescape")
     found = {
         "git.commit": code.commit,
-        "git.dirty": "true" if code.diff else "false",
-        "dvc.lock_md5": file_md5(lock) if lock.is_file() else "",
+        "git.dirty": "true" if code.diff or code.left_out else "false",
+        "git.left_out": code.left_out_names,
+        "dvc.lock_md5": hashlib.md5(lock, usedforsecurity=False).hexdigest() if lock else "",
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "stage": os.environ.get("DVC_STAGE", "pipeline.train"),
         "overrides": " ".join(text for text in given if not text.lstrip("+~").startswith("tracking.")),
@@ -176,11 +221,12 @@ def _cpu() -> str:
     return next(names, platform.machine())
 
 
-def _git(root: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
-    """Return what git prints; a file's bytes that are no UTF-8 pass through unharmed."""
+def _git(root: Path, *arguments: str, env: dict[str, str] | None = None, given: Sequence[str] = ()) -> str:
+    """Return what git prints; a file's bytes that are no UTF-8 pass through unharmed. It may read names."""
     done = subprocess.run(
         ["git", "-c", "core.quotepath=off", "-C", str(root), *arguments],
         env=os.environ | (env or {}),
+        input=os.fsencode("\0".join(given)),
         capture_output=True,
         check=True,
     )

@@ -42,7 +42,7 @@ def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
         past: the run.
         root: the project.
         here: train with the code of this checkout instead of the run's own.
-        force: go on although processor or libraries are others.
+        force: go on although processor or libraries are others, or changes of the code are missing.
 
     Raises:
         MissingError: data, code, processor or a library of the run is not here.
@@ -51,6 +51,11 @@ def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
     if differing and not force:
         raise MissingError(
             f"the run was made with {'; '.join(differing)}: use such a machine, or --force to see whether it matters"
+        )
+    if past.code.left_out and not here and not force:
+        raise MissingError(
+            f"the run's {lineage.DIFF_FILE} lacks what was changed in {past.code.left_out_names}, which holds an "
+            "address with a password or is too much: --here trains with this checkout's code, --force without them"
         )
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         inputs = Path(folder)
@@ -219,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.reproduce", description=__doc__)
     parser.add_argument("run_id", help="id of a run in MLflow")
     parser.add_argument("--here", action="store_true", help="train with the code as it now is: did a change matter?")
-    parser.add_argument("--force", action="store_true", help="go on although processor or libraries are others")
+    parser.add_argument("--force", action="store_true", help="go on although processor, libraries or code differ")
     given = parser.parse_args()
     try:
         code = reproduce(given.run_id, here=given.here, force=given.force)

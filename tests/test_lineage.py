@@ -1,5 +1,6 @@
 """Lineage: the code as it is, with every change, and nothing in the checkout touched by asking."""
 
+import hashlib
 import subprocess
 from dataclasses import replace
 
@@ -8,7 +9,6 @@ import pytest
 import yaml
 
 from pipeline import compose, config, lineage
-from pipeline.files import file_md5
 
 
 def git(root, *arguments):
@@ -66,13 +66,55 @@ def test_large_untracked_files_are_data_not_code(checkout):
     assert lineage.read_code(checkout).diff == ""
 
 
-@pytest.mark.parametrize("name", ["dvc.lock", "params.yaml", "conf/tracking/team.yaml", ".dvc/config"])
+def test_many_untracked_files_are_taken_smallest_first_up_to_a_limit(checkout, monkeypatch):
+    monkeypatch.setattr(lineage, "MOST_UNTRACKED", 10)
+    (checkout / "a.txt").write_text("1234567\n")
+    (checkout / "z.txt").write_text("x\n")
+    assert lineage.read_code(checkout).left_out == ()
+    (checkout / "y.txt").write_text("y\n")
+    code = lineage.read_code(checkout)
+    assert code.left_out == ("a.txt",)
+    assert "b/z.txt" in code.diff
+    assert "b/y.txt" in code.diff
+    assert "a.txt" not in code.diff
+
+
+def test_a_file_with_a_password_in_an_address_is_left_out_and_named(checkout):
+    (checkout / "code.py").write_text("STORE = 'postgresql://ann:secret@db/x'\n")
+    (checkout / "Grüße.txt").write_text("b\n")
+    (checkout / "new study.yaml").write_text("storage: postgresql://ann:secret@db/x\n")
+    code = lineage.read_code(checkout)
+    assert code.left_out == ("code.py", "new study.yaml")
+    assert "Grüße.txt" in code.diff
+    assert "secret" not in code.diff
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-q", "-m", "by mistake")
+    (checkout / "code.py").write_text("x = 1\n")  # the line that goes stands in a diff, too
+    assert lineage.read_code(checkout).left_out == ("code.py",)
+
+
+def test_users_own_diff_settings_change_no_diff(checkout):
+    (checkout / "code.py").write_text("x = 2\n")
+    before = lineage.read_code(checkout)
+    git(checkout, "config", "diff.noprefix", "true")
+    assert lineage.read_code(checkout) == before
+
+
+def test_of_many_left_out_files_the_first_are_named():
+    code = lineage.Code("abc", "", tuple(f"{i}.py" for i in range(12)))
+    assert code.left_out_names.endswith("8.py, 9.py and 2 more")
+
+
+@pytest.mark.parametrize(
+    "name", ["dvc.lock", "params.yaml", "conf/tracking/team.yaml", ".dvc/config", ".env", "bench/.env.local"]
+)
 def test_what_trains_nothing_and_may_hold_a_password_is_no_code(checkout, name):
     (checkout / name).parent.mkdir(parents=True, exist_ok=True)
     (checkout / name).write_text("uri: http://ann:secret@host\n")
-    assert lineage.read_code(checkout).diff == ""
+    code = lineage.read_code(checkout)
+    assert (code.diff, code.left_out) == ("", ())
     git(checkout, "add", "-A")
-    assert lineage.read_code(checkout).diff == ""
+    assert lineage.read_code(checkout) == code
 
 
 def test_outside_a_repository_there_is_no_commit(tmp_path, monkeypatch):
@@ -105,7 +147,11 @@ def test_tags_name_bytes_code_settings_and_machine():
     inputs = lineage.inputs_of("synthetic", data, "0" * 32)
     assert inputs.n_rows == {"training": 8, "testing": 3}
     tags = lineage.tags(
-        settings, "keras", inputs, lineage.Code("abc", "diff"), ["seed=1", "tracking.uri=http://a:b@c"]
+        settings,
+        "keras",
+        inputs,
+        lineage.Code("abc", "diff", ("a.py", "b.py"), "stages: {}\n"),
+        ["seed=1", "tracking.uri=http://a:b@c"],
     )
     assert tags["git.commit"] == "abc"
     assert tags["git.dirty"] == "true"
@@ -113,8 +159,8 @@ def test_tags_name_bytes_code_settings_and_machine():
     assert tags["overrides"] == "seed=1"
     assert "initial.md5" not in tags
     assert {"cpu", "cpus", "threads", "python", "numpy", "tensorflow", "settings_sha256"} <= tags.keys()
-    if (lineage.ROOT / "dvc.lock").exists():
-        assert tags["dvc.lock_md5"] == file_md5(lineage.ROOT / "dvc.lock")
+    assert tags["git.left_out"] == "a.py, b.py"
+    assert tags["dvc.lock_md5"] == hashlib.md5(b"stages: {}\n").hexdigest()
 
 
 def test_the_threads_are_those_that_a_training_takes(monkeypatch):

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from repro_project import FAILED, STAGES, Project, copied, errors, ran
 
+from pipeline.files import file_md5
+
 
 @pytest.fixture
 def project(small, tmp_path) -> Project:
@@ -50,7 +52,10 @@ def test_both_trainings_are_finished_runs_with_test_metrics(small):
     for run_id, _ in runs:
         keys = {key for (key,) in small.query(f"SELECT key FROM latest_metrics WHERE run_uuid = '{run_id}'")}
         assert {"loss", "val_accuracy", "test_accuracy", "test_f1"} <= keys
-        pictures = small.root / "mlartifacts" / run_id / "artifacts/pictures"
+        artifacts = small.root / "mlartifacts" / run_id / "artifacts"
+        ((lock_md5,),) = small.query(f"SELECT value FROM tags WHERE key = 'dvc.lock_md5' AND run_uuid = '{run_id}'")
+        assert file_md5(artifacts / "dvc.lock") == lock_md5
+        pictures = artifacts / "pictures"
         assert {"learning_curves.png", "confusion_matrix.png"} <= {path.name for path in pictures.iterdir()}
 
 

@@ -199,7 +199,7 @@ def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
             client.set_tag(clean_run, tag, value)
         code, said = project.reproduce(clean_run)
         for tag in others:
-            client.set_tag(clean_run, tag, tags[tag])
+            client.set_tag(clean_run, tag, tags.get(tag, ""))
         assert code == MISSING
         assert len(said.strip().splitlines()) == 1
         return said
@@ -208,6 +208,7 @@ def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
     said = said_with({"cpu": "Z80", "numpy": "1.0"})
     assert "cpu Z80 (here: " in said
     assert "numpy 1.0 (here: " in said
+    assert "code.diff lacks what was changed in conf/a.yaml, " in said_with({"git.left_out": "conf/a.yaml"})
 
 
 def test_changes_that_do_not_apply_are_named(project, clean_run, tmp_path):

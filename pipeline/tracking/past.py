@@ -7,7 +7,7 @@ from pipeline import trained
 from pipeline.address import reason, redact
 from pipeline.config import Settings, load_params
 from pipeline.errors import DataError, SettingsError
-from pipeline.lineage import DIFF_FILE, Code
+from pipeline.lineage import DIFF_FILE, LOCK_FILE, Code
 from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.tracking.table import find
 from pipeline.trained import Trained
@@ -25,7 +25,7 @@ class PastRun:
         tags: its lineage, see `pipeline.lineage.tags`.
         settings: all settings, as they were; `net` is the run's.
         trained: its weights and history.
-        folder: where its files are: settings.yaml, and code.diff if the code had changes.
+        folder: where its files are: settings.yaml, dvc.lock, and code.diff if the code had changes.
     """
 
     run_id: str
@@ -37,9 +37,14 @@ class PastRun:
     @property
     def code(self) -> Code:
         """Return the code that trained."""
-        diff = self.folder / DIFF_FILE
-        text = diff.read_text(encoding="utf-8", errors="surrogateescape") if diff.is_file() else ""
-        return Code(self.tags["git.commit"], text)
+        left_out = self.tags.get("git.left_out")
+        return Code(
+            self.tags["git.commit"], self._text(DIFF_FILE), (left_out,) if left_out else (), self._text(LOCK_FILE)
+        )
+
+    def _text(self, name: str) -> str:
+        path = self.folder / name
+        return path.read_bytes().decode("utf-8", "surrogateescape") if path.is_file() else ""
 
 
 def read_past(settings: Settings, run_id: str, folder: Path) -> PastRun:

@@ -345,10 +345,25 @@ class _Beside(threading.Thread):
 
 def _log_lineage(run: Run, code: Code | None, tags_of: Callable[[Code], dict[str, str]]) -> None:
     """Add where the run comes from; git is asked, which takes tens of milliseconds."""
-    code = code or own_code()
-    if code.diff:
-        run.log_text(code.diff, lineage.DIFF_FILE)
+    if code is None:
+        code = own_code()
+        _tell_left_out(code.left_out_names)
+    for name, text in ((lineage.DIFF_FILE, code.diff), (lineage.LOCK_FILE, code.lock)):
+        if text:
+            run.log_text(text, name)
     run.set_tags(tags_of(code) | {"mlflow.source.git.commit": code.commit})
+
+
+@functools.cache  # once, however many runs a process has
+def _tell_left_out(names: str) -> None:
+    if names:
+        log.warning(
+            "%s: not in the run's %s, for an address with a password or a query in it, or as files that git does not "
+            "know come to over %d MiB; `reproduce` would miss it: move these out of the code, or into .gitignore",
+            names,
+            lineage.DIFF_FILE,
+            lineage.MOST_UNTRACKED >> 20,
+        )
 
 
 def _source() -> dict[str, str]:
