@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from pipeline.tracking import PastRun
 from pipeline.trained import Trained
 
 IDENTICAL, DIFFERENT, MISSING = 0, 1, 2
+PREFIX = "reproduce-"  # of the temporary folders, by which a worktree is known as one of this command
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
             f"the run's {lineage.DIFF_FILE} lacks what was changed in {past.code.left_out_names}, which holds an "
             "address with a password or is too much: --here trains with this checkout's code, --force without them"
         )
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         inputs = Path(folder)
         shutil.copy(past.folder / "settings.yaml", inputs)
         _bring_inputs(past, inputs, root)
@@ -142,23 +144,37 @@ def _checkout(past: PastRun, root: Path, folder: Path) -> Iterator[Path]:
         _git(root, "cat-file", "-e", f"{past.code.commit}^{{commit}}")
     except subprocess.CalledProcessError as error:
         raise MissingError(f"commit {past.code.commit} is not in this repository: `git fetch --all`") from error
+    _drop_abandoned(root)
     try:
-        _git(root, "worktree", "add", "--detach", "--quiet", str(code), past.code.commit)
+        try:
+            _git(root, "worktree", "add", "--detach", "--quiet", str(code), past.code.commit)
+        except subprocess.CalledProcessError as error:
+            raise MissingError(f"{code}: git can make no worktree there: {_said(error)}") from error
         if past.code.diff:
             _apply(past.folder / lineage.DIFF_FILE, code)
         if not (folder / DATA).is_file():
             _bring_raw(code, root)
         yield code
     finally:
-        _git(root, "worktree", "remove", "--force", str(code))
+        with contextlib.suppress(subprocess.CalledProcessError):  # there is none, or the next call drops it
+            _git(root, "worktree", "remove", "--force", str(code))
+
+
+def _drop_abandoned(root: Path) -> None:
+    """Have git forget the worktrees of reproductions that were killed, as soon as their folders are gone."""
+    for line in _git(root, "worktree", "list", "--porcelain").splitlines():
+        code = Path(line.removeprefix("worktree "))
+        if code.parent.name.startswith(PREFIX) and not code.exists():
+            with contextlib.suppress(subprocess.CalledProcessError):  # another reproduction was quicker
+                _git(root, "worktree", "remove", "--force", str(code))
 
 
 def _apply(diff: Path, code: Path) -> None:
     try:
         _git(code, "apply", "--binary", "--whitespace=nowarn", str(diff))
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise MissingError(f"the run's changes ({lineage.DIFF_FILE}) do not apply to its commit: {said}") from error
+        changes = f"the run's changes ({lineage.DIFF_FILE})"
+        raise MissingError(f"{changes} do not apply to its commit: {_said(error)}") from error
 
 
 def _bring_raw(code: Path, root: Path) -> None:
@@ -172,8 +188,14 @@ def _bring_raw(code: Path, root: Path) -> None:
             (code / out["path"]).symlink_to(found)
 
 
-def _git(root: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
+    return os.fsdecode(done.stdout)
+
+
+def _said(error: subprocess.CalledProcessError) -> str:
+    """Return the first line of what git has said of a failure."""
+    return os.fsdecode(error.stderr).strip().partition("\n")[0]
 
 
 def _environment(code: Path) -> dict[str, str]:
@@ -226,6 +248,9 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="train with the code as it now is: did a change matter?")
     parser.add_argument("--force", action="store_true", help="go on although processor, libraries or code differ")
     given = parser.parse_args()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, signal.default_int_handler)
     try:
         code = reproduce(given.run_id, here=given.here, force=given.force)
     except (MissingError, *USERS_ERRORS) as error:

@@ -4,15 +4,18 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tracked import wait_until
 
 from pipeline import mnist_csv
-from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, differences
+from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, MissingError, _checkout, differences
+from pipeline.tracking import PastRun
 from pipeline.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,6 +141,54 @@ def test_a_run_is_reproduced_and_the_checkout_is_left_alone(project, clean_run):
     assert again.data.tags["weights_sha256"] == project.tags(clean_run)["weights_sha256"]
     assert again.data.tags["git.commit"] == project.tags(clean_run)["git.commit"]
     assert again.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_one_that_is_ended_leaves_no_worktree(project, clean_run, ending):
+    command = [sys.executable, "-m", "pipeline.reproduce", clean_run]
+    process = subprocess.Popen(command, cwd=project.root, env=project.env, stderr=subprocess.PIPE)
+    worktrees = project.root / ".git/worktrees"
+    wait_until(lambda: worktrees.is_dir() and any(worktrees.iterdir()))
+    process.send_signal(ending)
+    _, said = process.communicate()
+    assert process.returncode == 130, said.decode()
+    assert len(project.do("git", "worktree", "list").splitlines()) == 1
+
+
+@pytest.fixture
+def checkout_of(tmp_path):
+    """A repository with one commit, and a function that checks it out as `reproduce` does, in a folder."""
+    root = tmp_path / "repository"
+    git = ("git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@localhost")
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    past = PastRun("a" * 32, {"git.commit": commit}, None, net(), tmp_path)
+    return root, lambda folder: _checkout(past, root, folder)
+
+
+def test_a_worktree_that_git_cannot_make_is_one_clear_error(checkout_of, tmp_path):
+    _, checkout = checkout_of
+    (tmp_path / "code").write_text("in the way")
+    with (
+        pytest.raises(MissingError, match=r"code: git can make no worktree there: .*already exists"),
+        checkout(tmp_path),
+    ):
+        pass
+
+
+def test_worktrees_of_killed_reproductions_are_dropped_and_no_others(checkout_of, tmp_path):
+    root, checkout = checkout_of
+    for name in ("reproduce-killed", "on-a-stick"):
+        subprocess.run(
+            ["git", "-C", str(root), "worktree", "add", "-q", "--detach", tmp_path / name / "code"], check=True
+        )
+        shutil.rmtree(tmp_path / name)
+    with checkout(tmp_path) as code:
+        assert code.is_dir()
+    listed = subprocess.run(["git", "-C", str(root), "worktree", "list"], check=True, capture_output=True, text=True)
+    assert "on-a-stick" in listed.stdout
+    assert "reproduce-killed" not in listed.stdout
 
 
 def test_a_dirty_tree_changed_again_is_still_reproduced(restored):
