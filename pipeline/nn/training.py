@@ -10,6 +10,7 @@ from pipeline.nn.functions import Array
 from pipeline.nn.net import ShallowNN
 
 History = dict[str, list[float]]
+LAST_BATCH_LOSS = "last_batch_loss"
 OnEpochEnd = Callable[[int, dict[str, float]], object]
 
 
@@ -57,7 +58,8 @@ def fit(
         options: how to train.
         validation: X and Y to score at the end of each epoch; None means no val_ keys.
         rng: draws a new order of the samples for each epoch; None means the order given.
-        on_epoch_end: called as on_epoch_end(epoch, metrics) after each epoch, epoch counted from 0.
+        on_epoch_end: called as on_epoch_end(epoch, metrics) after each epoch, epoch counted from 0. In the last epoch
+            metrics have LAST_BATCH_LOSS, too: what the lesson prints, the mean over the last batch alone.
 
     Raises:
         ValueError: data do not fit the net.
@@ -69,19 +71,25 @@ def fit(
     history: History = {}
     for epoch in range(options.epochs):
         with np.errstate(over="ignore", invalid="ignore"):  # _check_finite reports what comes of it
-            metrics = _epoch(net, X, Y, options, rng)
+            Z2, Y_seen = _epoch(net, X, Y, options, rng)
+            metrics = net.score(Z2, Y_seen)
             if validation is not None:
                 metrics |= {f"val_{name}": value for name, value in net.evaluate(*validation).items()}
         _check_finite(net, metrics, epoch, options)
         for name, value in metrics.items():
             history.setdefault(name, []).append(value)
+        if epoch + 1 == options.epochs:
+            last = slice((Y.shape[1] - 1) // options.batch_size * options.batch_size, None)
+            metrics[LAST_BATCH_LOSS] = net.score(Z2[:, last], Y_seen[:, last])["loss"]
         if on_epoch_end is not None:
             on_epoch_end(epoch, metrics)
     return history
 
 
-def _epoch(net: ShallowNN, X: Array, Y: Array, options: Options, rng: np.random.Generator | None) -> dict[str, float]:
-    """Train on each sample once; return the epoch's loss and accuracy."""
+def _epoch(
+    net: ShallowNN, X: Array, Y: Array, options: Options, rng: np.random.Generator | None
+) -> tuple[Array, Array]:
+    """Train on each sample once; return the logits Z2 (n_out, m) from before each update, and their labels."""
     n, size = X.shape[1], options.batch_size
     if rng is not None:
         order = rng.permutation(n)
@@ -90,7 +98,7 @@ def _epoch(net: ShallowNN, X: Array, Y: Array, options: Options, rng: np.random.
     for start in range(0, n, size):
         batch = slice(start, start + size)
         Z2[:, batch] = net.step(X[:, batch], Y[:, batch], options.learning_rate)
-    return net.score(Z2, Y)
+    return Z2, Y
 
 
 def _as_data(net: ShallowNN, X: Array, Y: Array) -> tuple[Array, Array]:

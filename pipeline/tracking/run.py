@@ -41,6 +41,7 @@ from pipeline.tracking.store import ON_NODE, check_uri, tracking_uri
 from pipeline.trained import Trained
 
 NO_RESULT = {f"mnist.{key}" for key in ("max_csv_bytes", "train_csv", "test_csv", "label_column")}  # data.md5 is
+NO_RESULT |= {"steps_per_execution"}
 PER_CLASS_FILE = "per_class.json"
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 def run_params(settings: Settings, net: str) -> dict[str, Any]:
     """Return the settings that a run of `net` uses, flat: its own by bare name, its data's by section.
 
-    What is null is left out, and so are paths and limits, which change no result.
+    What is null is left out, and so is what changes no result: paths, limits, how many batches a call takes.
     """
     composed = to_dict(settings)
     own = composed[net]

@@ -93,8 +93,8 @@ def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
 
 
 def own_settings() -> Settings:
-    """Return the settings of the project that one stands in, else of the one that this code is of."""
-    return load_params(PARAMS_FILE if PARAMS_FILE.is_file() else store_root() / PARAMS_FILE)
+    """Return the settings of the project that this code is of, whosever folder one stands in."""
+    return load_params(store_root() / PARAMS_FILE)
 
 
 def _search(settings: Settings, condition: str, n: int | None = None) -> list[Any]:

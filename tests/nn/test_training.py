@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.nn import Options, ShallowNN, fit, initial_weights
+from pipeline.nn.training import LAST_BATCH_LOSS
 
 
 def small_task(n=7, n_out=1, dtype=np.float64):
@@ -38,6 +39,26 @@ def test_last_short_batch_is_trained_and_history_is_the_sample_weighted_mean(n_o
     assert history == {"loss": [pytest.approx(np.mean(losses))], "accuracy": [pytest.approx(np.mean(accuracies))]}
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_last_batchs_loss_is_given_once_from_before_its_update(shuffle):
+    X, Y = small_task()
+    before, net, seen = new_net(), new_net(), []
+    if shuffle:
+        order = np.random.default_rng(0).permutation(7)
+        X_seen, Y_seen = X[:, order], Y[:, order]
+    else:
+        X_seen, Y_seen = X, Y
+    for batch in (slice(0, 3), slice(3, 6)):
+        before.step(X_seen[:, batch], Y_seen[:, batch], 0.5)
+    options = Options(learning_rate=0.5, batch_size=3, epochs=1)
+    rng = np.random.default_rng(0) if shuffle else None
+    fit(net, X, Y, options, rng=rng, on_epoch_end=lambda epoch, metrics: seen.append(metrics))
+    assert seen[0][LAST_BATCH_LOSS] == pytest.approx(before.evaluate(X_seen[:, 6:], Y_seen[:, 6:])["loss"])
+    two = Options(learning_rate=0.5, batch_size=3, epochs=2)
+    fit(new_net(), X, Y, two, on_epoch_end=lambda epoch, metrics: seen.append(metrics))
+    assert [LAST_BATCH_LOSS in metrics for metrics in seen] == [True, False, True]
+
+
 def test_batch_larger_than_the_data_is_one_batch():
     X, Y = small_task()
     net, whole = new_net(), new_net()
@@ -59,6 +80,7 @@ def test_validation_is_scored_with_the_weights_at_the_end_of_each_epoch():
     )
     assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
     assert [epoch for epoch, _, _ in seen] == [0, 1, 2]
+    assert seen[-1][1].pop(LAST_BATCH_LOSS) > 0
     for epoch, metrics, evaluated in seen:
         assert metrics == {name: values[epoch] for name, values in history.items()}
         assert (metrics["val_loss"], metrics["val_accuracy"]) == (evaluated["loss"], evaluated["accuracy"])
