@@ -19,8 +19,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # a git hook that calls make sets these; tests make repositories of their own
 unexport GIT_DIR GIT_INDEX_FILE GIT_WORK_TREE
 
-.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster test-cluster-short lint format ui server sweep bench faults \
-	lock clean chromium postgres
+.PHONY: help setup setup-test setup-cluster repro test test-slow test-cluster test-cluster-short lint format experiments \
+	ui server sweep bench faults lock clean chromium postgres
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s  %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,9 @@ lint: setup-test  ## check style (ruff) and types (mypy); changes nothing
 format: setup-test  ## format the code and mend what ruff can mend
 	ruff check --fix
 	ruff format
+
+experiments: setup  ## list the experiments of `dvc exp run`: test figures of both nets, and the settings that differ
+	@python -m pipeline.experiments
 
 ui: setup  ## show the tracked runs in MLflow's web pages, on 127.0.0.1 (another port than 5000: make ui PORT=5001)
 	python -m pipeline.ui $(PORT)

@@ -108,6 +108,7 @@ def test_make_alone_lists_the_targets() -> None:
         "test-cluster-short",
         "lint",
         "format",
+        "experiments",
         "ui",
         "lock",
         "clean",

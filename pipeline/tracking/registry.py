@@ -69,7 +69,11 @@ def _promote(settings: Settings, task: str, dataset: str, data_md5: str, test_sh
         if champion:
             to_beat = float(champion.tags[METRIC])
             same_rows = champion.tags.get(TEST_TAG) == test_sha256
-            told = f"was {to_beat:.4f}" if same_rows else f"version {champion.version} was tested on other rows"
+            told = (
+                f"was {to_beat:.4f}"
+                if same_rows
+                else f"version {champion.version} was tested on other rows; README: Use a model"
+            )
             if not same_rows or accuracy <= to_beat:
                 log.info("%s of %s: unchanged (%s); the best run has %s %.4f", CHAMPION, task, told, METRIC, accuracy)
                 return None

@@ -160,7 +160,9 @@ def test_a_champion_tested_on_other_rows_stays_there_and_back(settings, tmp_path
     other_task = replace(settings, synthetic=replace(settings.synthetic, random_state=7))
     train(other_task, GOOD, tmp_path)
     assert crown(other_task) is None
-    assert said("champion of synthetic: unchanged (version 1 was tested on other rows); the best run has ")
+    assert said(
+        "champion of synthetic: unchanged (version 1 was tested on other rows; README: Use a model); the best run "
+    )
     assert crown(settings) is None
     assert (champion(), list(versions())) == ("1", ["1"])
 

@@ -150,7 +150,8 @@ def test_without_the_experiment_there_are_no_runs_and_none_is_made(settings_of, 
 
 
 def test_the_readmes_notebook_snippet_runs(settings, ids, call, tmp_path):
-    """It is run in another folder, as a notebook is, on the store of this module."""
+    """It is run in another project's folder, as a notebook may be, on the store of this module."""
+    (tmp_path / "params.yaml").write_text("epochs: 3\n")
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     snippet = next((block for block in blocks if "from pipeline.tracking import" in block), None)
     assert snippet is not None
