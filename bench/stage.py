@@ -46,12 +46,14 @@ class Around(AbstractContextManager[Any]):
     """A context whose beginning and end are timed, and not what is done within it."""
 
     def __init__(self, context: AbstractContextManager[Any], clock: Clock, kind: str) -> None:
+        self.context = context
         self._enter = clock.around(kind, context.__enter__)
         self._exit = clock.around(kind, context.__exit__)
 
     def __enter__(self) -> Any:
         """Begin."""
-        return self._enter()
+        found = self._enter()
+        return found.context if isinstance(found, Around) else found  # a run, which is a context, too
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
