@@ -3,9 +3,11 @@
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 Seconds = dict[str, list[float]]
 
@@ -51,11 +53,17 @@ def output(command: Sequence[str], folder: Path, env: dict[str, str] | None = No
     Raises:
         RuntimeError: it fails; holds the end of its output.
     """
-    done = subprocess.run(command, cwd=folder, env=os.environ | (env or {}), capture_output=True, check=False)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # pipes the courier would hold open
+        done = subprocess.run(command, cwd=folder, env=os.environ | (env or {}), stdout=out, stderr=err, check=False)
+        said, told = _text(out), _text(err)
     if done.returncode:
-        told = (done.stdout + done.stderr).decode()
-        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{told[-2000:]}")
-    return done.stdout.decode()
+        raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{(said + told)[-2000:]}")
+    return said
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def own_store(folder: Path, uri: str | None = None) -> dict[str, str]:
