@@ -47,7 +47,7 @@ test-slow: setup-test  ## run the slow tests only
 test-cluster: setup-cluster postgres  ## run the tests with PostgreSQL, an MLflow server, S3 and Ray, all of which they start and stop
 	python -m pytest -m cluster tests/cluster
 
-test-cluster-short: setup-cluster postgres  ## run one of these for each service: what CI has time for
+test-cluster-short: setup-cluster postgres  ## run one of these for each service
 	python -m pytest -m "cluster and short" tests/cluster
 
 lint: setup-test  ## check style (ruff) and types (mypy); changes nothing

@@ -30,15 +30,24 @@ def record_in(folder: Path, known: set[str]) -> Record | None:
     return next((record for record in all_records(folder) if record.id not in known), None)
 
 
+def watch(folder: Path, known: set[str], epoch: int, process) -> Record | None:
+    """Return the record of a training as soon as it has so many epochs; None if it never had."""
+    record = None
+    while process.poll() is None:
+        record = record or record_in(folder, known)
+        points = record.folder / "metrics.jsonl" if record else None
+        if points and points.exists() and points.read_bytes().count(b"\n") >= epoch:
+            return record
+        time.sleep(0.02)
+    return None
+
+
 def kill_at(server: Server, folder: Path, known: set[str], epoch: int, process) -> Record | None:
     """Kill the server as soon as the record of a training has so many epochs.
 
     Return the record; None if the training had ended when the server was dead.
     """
-    record = None
-    while process.poll() is None and (record is None or len(list(record.points())) < epoch):
-        time.sleep(0.005)
-        record = record or record_in(folder, known)
+    record = watch(folder, known, epoch, process)
     server.kill()
     return record if record and record.state.status == RUNNING else None
 
@@ -70,11 +79,15 @@ def test_trainings_survive_a_server_that_is_killed_and_no_point_is_lost(n_faults
     try:
         while faults.injected < n_faults:
             server.start()
+            epoch = round(rng.uniform(0, LATEST) * WORK["epochs"])
             if len(undisturbed) < (1 if n_faults == FEW else n_faults):
-                undisturbed.append(trainer.finish(trainer.start(environment, uri=server.uri, **WORK))[0])
+                known = {record.id for record in all_records(folder)}
+                process = trainer.start(environment, uri=server.uri, **WORK)
+                watch(folder, known, epoch, process)  # which takes time, as it does below
+                undisturbed.append(trainer.finish(process)[0])
             known = {record.id for record in all_records(folder)}
             process = trainer.start(environment, uri=server.uri, **WORK)
-            record = kill_at(server, folder, known, round(rng.uniform(0, LATEST) * WORK["epochs"]), process)
+            record = kill_at(server, folder, known, epoch, process)
             if record:
                 faults.injected += 1
                 n_begun += record.delivered(server.uri).offset > 0
