@@ -32,9 +32,14 @@ def own(environment, tmp_path):
 
 
 @pytest.fixture
-def sync(own, settings_of, tmp_path, monkeypatch, caplog):
-    """Return a function that does what the command does for a store, in this process, and returns what it says."""
+def params(settings_of, tmp_path) -> None:
+    """Write the params.yaml of a project."""
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of())))
+
+
+@pytest.fixture
+def sync(own, params, tmp_path, monkeypatch, caplog):
+    """Return a function that does what the command does for a store, in this process, and returns what it says."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIPELINE_RECORDS", own["PIPELINE_RECORDS"])
     caplog.set_level(logging.INFO, "pipeline")
@@ -56,11 +61,10 @@ def sync(own, settings_of, tmp_path, monkeypatch, caplog):
 
 
 @pytest.fixture
-def terminal(call, own, settings_of, tmp_path):
+def terminal(call, own, params, tmp_path):
     """Return a function that calls the command for a store, and returns what it says."""
 
     def run(uri: str, *arguments: str) -> str:
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of())))
         env = own | {"MLFLOW_TRACKING_URI": uri}
         return call(tmp_path, sys.executable, "-m", "pipeline.sync", *arguments, env=env).stderr
 

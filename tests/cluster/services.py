@@ -3,6 +3,7 @@
 All real, on 127.0.0.1, each in a process group of its own on a port of its own, in a folder that goes with it.
 """
 
+import abc
 import base64
 import contextlib
 import http.client
@@ -31,7 +32,7 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-class Service:
+class Service(abc.ABC):
     """A program that serves; its children end with it."""
 
     ending = signal.SIGTERM
@@ -43,9 +44,9 @@ class Service:
         self.log = folder / f"{type(self).__name__.lower()}.log"
         self.process: subprocess.Popen | None = None
 
+    @abc.abstractmethod
     def command(self) -> list[str]:
         """Return the program with its arguments."""
-        raise NotImplementedError
 
     def start(self, **options) -> None:
         """Start it, and return when it answers; `options` are Popen's."""
