@@ -1,9 +1,10 @@
 """What tracking costs a training: the same training with and without, in turns, in one process.
 
-The training's own time is taken with its record being written and the courier delivering it beside; what comes before
-and after it is taken apart: the start of the run, what is written at its end, the wait until MLflow has all of it.
-The first turn pays for imports and the new store, and is left out. What a user waits who trains once, the courier's
-start with it, is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
+Both do what `pipeline.train` does, in its order: the epochs, the files of the net, the figures and pictures of the
+test rows. The epochs' own time is taken with the record being written and the courier delivering it beside; apart from
+it the start of the run, what is written of the net and its figures, and the wait until MLflow has all of it. The first
+turn pays for imports and the new store, and is left out. What a user waits who trains once, the courier's start with
+it, is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
 """
 
 import os
@@ -20,7 +21,7 @@ from unittest import mock
 
 import yaml
 
-from bench.measure import alternate, median, own_store, process, ratio
+from bench.measure import Seconds, alternate, median, own_store, process, ratio
 from bench.sweeps import ROOT
 from pipeline import compose, config, evaluate, prepared, tracking, train, trained
 from pipeline.config import Settings
@@ -40,7 +41,7 @@ class Bench:
 
     settings: Settings
     folder: Path
-    parts: dict[str, list[float]] = field(default_factory=dict)
+    parts: Seconds = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.data, md5 = train.data_of(self.settings)
@@ -52,49 +53,45 @@ class Bench:
         yield
         self.parts.setdefault(part, []).append(time.perf_counter() - start)
 
-    def untracked(self) -> None:
-        """Train."""
-        train.fit(self.settings, self.data, lambda epoch, metrics: None)
-
     def alone(self) -> None:
-        """Do what `tracked` does but for the run: train, evaluate, keep the net."""
-        result, _ = train.fit(self.settings, self.data, lambda epoch, metrics: None)
-        evaluate.run(result, self.data)
+        """Do what `tracked` does but for the run."""
+        with self._timed("alone"):
+            result, _ = train.fit(self.settings, self.data, lambda epoch, metrics: None)
         trained.save(result, self.folder / "net")
+        evaluate.run(result, self.data)
 
     def tracked(self) -> None:
-        """Train as a run: only the training itself counts as its time."""
+        """Train as a run."""
         started = tracking.start_run(self.settings, self.settings.net, self.inputs)
-        with self._timed("start_ms"):
+        with self._timed("start"):
             run = started.__enter__()
-        with self._timed("training"):
+        with self._timed("tracked"):
             result, model = train.fit(self.settings, self.data, run.on_epoch_end)
-        report = evaluate.run(result, self.data)
-        with self._timed("record_ms"):
-            trained.save(result, self.folder / "net")
-            example = prepared.inputs(self.data["X_test"][:2])
+        trained.save(result, self.folder / "net")
+        example = prepared.inputs(self.data["X_test"][:2])
+        with self._timed("net"):
             run.log_trained(result, self.folder / "net", self.settings, example=example, model=model)
+        report = evaluate.run(result, self.data)
+        with self._timed("report"):
             run.log_report(report.metrics, report.images, report.per_class)
-        with self._timed("wait_ms"):
+        with self._timed("wait"):
             started.__exit__(None, None, None)
 
 
 def measure(overrides: list[str], n: int) -> dict[str, float]:
-    """Return the medians of n turns: seconds of the training without tracking, its ratio with it, and the rest."""
+    """Return the medians of n turns: seconds of the epochs and of all, their ratios with tracking to without; parts."""
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, own_store(Path(name))):
         bench = Bench(_settings(overrides), Path(name))
         bench.tracked()
         bench.parts.clear()
-        times = alternate({"untracked": bench.untracked, "tracked": bench.tracked}, n)
-    parts = zip(*bench.parts.values(), strict=True)
-    times |= {"tracked": bench.parts.pop("training"), "with all": [sum(turn) for turn in parts]}
-    rest = {part: 1000 * statistics.median(seconds) for part, seconds in bench.parts.items()}
+        times = alternate({"alone": bench.alone, "tracked": bench.tracked}, n)
     return {
         "epochs": bench.settings.section(bench.settings.net).epochs,
-        "untracked_s": median(times, "untracked"),
-        "tracked_ratio": ratio(times, "tracked", "untracked"),
-        "with_all_ratio": ratio(times, "with all", "untracked"),
-        **rest,
+        "epochs_s": median(bench.parts, "alone"),
+        "epochs_ratio": ratio(bench.parts, "tracked", "alone"),
+        "whole_s": median(times, "alone"),
+        "whole_ratio": ratio(times, "tracked", "alone"),
+        **{f"{part}_ms": 1000 * median(bench.parts, part) for part in ("start", "net", "report", "wait")},
     }
 
 

@@ -291,7 +291,17 @@ def _end_sweep(error: BaseException) -> None:
 
 
 def main() -> None:
-    """Hand `app` to Hydra; a user's mistake ends with one line and exit code 1."""
+    """Train, sweep or show, as the command line says; a user's mistake ends with one line and exit code 1."""
+    from pipeline import tracking
+
+    configure_logging()
+    _check_secrets(sys.argv[1:])
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):  # a training, neither a sweep nor a look
+        tracking.prepare()  # starts now what takes longer to start than Hydra
+    _hand_to_hydra()
+
+
+def _hand_to_hydra() -> None:
     import hydra
     import yaml
     from hydra.errors import HydraException
@@ -311,8 +321,6 @@ def main() -> None:
             mistakes.append(error)
             return math.nan
 
-    configure_logging()
-    _check_secrets(sys.argv[1:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its own errors on instead of printing them
     try:
         refuse_aliases(CONF)

@@ -227,14 +227,18 @@ def _read(orders: Orders, terminal: TextIO) -> None:
     """Put the orders of stdin; at its end let the terminal go, unless a record's fate may have to be told there.
 
     A record is marked at once, not after the imports: the training may be gone by then, and others would take it up.
+    Nor do the imports go on for a training that has ended without an order, as its settings were wrong.
     """
-    alone = False
+    alone = has_orders = False
     for line in sys.stdin.buffer:
+        has_orders = True
         order = json.loads(line)
         if "open" in order:
             order["in_use"] = Record(Path(order["open"])).use()
         alone = alone or order.get("alone", False)
         orders.put(order)
+    if not has_orders:
+        os._exit(0)
     if not alone:
         terminal.close()
     orders.put(None)

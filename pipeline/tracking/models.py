@@ -12,6 +12,7 @@ The training leaves in its record what a model is made from, and imports no mlfl
 `keep_scratch`); the courier makes the model (`log_model`), and imports no keras.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -204,6 +205,7 @@ def _folder(record: Record) -> Path:
     return folder
 
 
+@functools.cache
 def _pinned(*packages: str) -> tuple[str, ...]:
     """Return the requirements of a model; else MLflow loads it in a second process to find them."""
     return tuple(f"{package}=={version(package)}" for package in ("mlflow", *packages, "numpy"))
