@@ -1,10 +1,10 @@
 """What tracking costs a training: the same training with and without, in turns, in one process.
 
 Both do what `pipeline.train` does, in its order: the epochs, the files of the net, the figures and pictures of the
-test rows. The epochs' own time is taken with the record being written and the courier delivering it beside; apart from
-it the start of the run, what is written of the net and its figures, and the wait until MLflow has all of it. The first
-turn pays for imports and the new store, and is left out. What a user waits who trains once, the courier's start with
-it, is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
+test rows. The epochs' own time is taken with the record being written and the courier delivering it beside; apart
+from it the start of the run, what is written of the net and its figures, and the wait until MLflow has all of it.
+The first turn pays for imports and the new store, and is left out. What a user waits who trains once, the courier's
+start with it, is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
 """
 
 import os
@@ -79,7 +79,7 @@ class Bench:
 
 
 def measure(overrides: list[str], n: int) -> dict[str, float]:
-    """Return the medians of n turns: seconds of the epochs and of all, their ratios with tracking to without; parts."""
+    """Return the medians of n turns: seconds of the epochs and of all, what they become with tracking, and its parts."""
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, own_store(Path(name))):
         bench = Bench(_settings(overrides), Path(name))
         bench.tracked()
