@@ -79,7 +79,7 @@ class Bench:
 
 
 def measure(overrides: list[str], n: int) -> dict[str, float]:
-    """Return the medians of n turns: seconds of the epochs and of all, what they become with tracking, and its parts."""
+    """Return medians of n turns: seconds of the epochs and of all, their ratios with tracking, what that consists of."""
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, own_store(Path(name))):
         bench = Bench(_settings(overrides), Path(name))
         bench.tracked()
