@@ -79,7 +79,7 @@ class Bench:
 
 
 def measure(overrides: list[str], n: int) -> dict[str, float]:
-    """Return medians of n turns: seconds of the epochs and of all, their ratios with tracking, what that consists of."""
+    """Return medians of n turns: seconds of the epochs and of all, their ratios with tracking, and its parts."""
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, own_store(Path(name))):
         bench = Bench(_settings(overrides), Path(name))
         bench.tracked()
