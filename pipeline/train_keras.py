@@ -154,26 +154,29 @@ def _trainer(model: Any, settings: Keras, X: np.ndarray, Y: np.ndarray) -> Any:
 
         def train_step(self, numbers: Any) -> Any:
             """Take all steps of one call; return the metrics."""
-            tf.function(self._steps, jit_compile=settings.jit_compile)(numbers)
+            tf.function(self._steps, jit_compile=settings.jit_compile)(numbers, *rows)
             return self.get_metrics_result()
 
-        def _steps(self, numbers: Any) -> None:
+        def _steps(self, numbers: Any, *rows: Any) -> None:
+            """Take the rows as arguments: TensorFlow keeps for good what a compiled function has captured."""
             n = tf.shape(numbers)[0]
             n_whole = n // size * size  # in batches of that size, before a smaller one
 
             def step(start: Any) -> list[Any]:
-                self._step(tf.slice(numbers, [start], [size]))
+                self._step(tf.gather(numbers, start + tf.range(size)), rows)  # XLA compiles no slice beyond the end
                 return [start + size]
 
             def last_step() -> Any:
-                self._step(numbers[n_whole:])
+                self._step(numbers[n_whole:], rows)
                 return n
 
             tf.while_loop(lambda start: start < n_whole, step, [tf.constant(0)])
             tf.cond(n_whole < n, last_step, lambda: n)
 
-        def _step(self, numbers: Any) -> None:
-            super().train_step(tuple(tf.gather(array, numbers) for array in rows))
+        def _step(self, numbers: Any, rows: tuple[Any, ...]) -> None:
+            batch = tuple(tf.gather(array, numbers) for array in rows)
+            # as if of several replicas: else Keras sums over the one, which registers the step's graph for good
+            tf.distribute.get_replica_context().merge_call(lambda strategy: super(Trainer, self).train_step(batch))
 
     scale = [Scaled()] if X.dtype == np.uint8 else []
     trainer = Trainer([keras.Input(X.shape[1:], dtype=X.dtype.name), *scale, *model.layers])

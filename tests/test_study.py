@@ -41,6 +41,7 @@ GIVEN = {
     "cluster_address": "auto",
     "study_name": None,
     "storage": None,
+    "max_worker_memory_mb": None,
     "max_failure_rate": 1,
     "keep_models": 1,
 }

@@ -23,6 +23,8 @@ from servers import Server
 from tracked import wait_until
 from whole import runs_of
 
+from pipeline.study.workers import STATM
+
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("net=scratch", "synthetic.n_samples=300", "synthetic.n_train=200", "scratch.epochs=5")
 SPACE = ("scratch.learning_rate=tag(log, interval(1e-2, 1))", "scratch.n_hidden=interval(2, 12)")
@@ -110,6 +112,17 @@ def place(environment, new_store, tmp_path) -> Place:
     uri = new_store(tmp_path)
     own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri, "PIPELINE_RECORDS": str(tmp_path / "records")}
     return Place(tmp_path, environment | own)
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="only Linux tells what a process holds in this way")
+def test_a_worker_that_has_grown_is_replaced_and_the_study_goes_on(place):
+    jobs = ("hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.max_worker_memory_mb=1")
+    done = place.study("hydra.sweeper.study_name=grown", *SMALL, *SPACE, *jobs)
+    assert place.counted("grown") == dict.fromkeys(range(4), 1)
+    assert place.children("grown", 4) == {str(number): ["FINISHED"] for number in range(4)}
+    told = re.findall(r"a worker holds \d+ MB, more than hydra\.sweeper\.max_worker_memory_mb", done.stderr)
+    assert len(told) == 4
+    assert "has died" not in done.stderr
 
 
 def test_two_workers_and_a_second_terminal_share_one_study(place):

@@ -1,5 +1,6 @@
 """The Keras MLP: the lesson's architecture, its history, and the same weights from the same seed."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -94,12 +95,13 @@ def test_steps_per_execution_changes_no_weight():
     assert one == many
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_the_steps_are_those_of_keras_own_fit(jit_compile):
-    """100 rows in batches of 32: three whole steps an epoch, and one of 4 rows."""
+@pytest.mark.parametrize(("jit_compile", "steps_per_execution"), [(False, 8), (True, 8), (True, 1)])
+def test_the_steps_are_those_of_keras_own_fit(jit_compile, steps_per_execution):
+    """100 rows in batches of 32: three whole steps an epoch, and one of 4 rows, also as a call of its own."""
     import keras
 
-    data, settings = prepared(), replace(KERAS, steps_per_execution=8, jit_compile=jit_compile, dropout=0.2, l2=0.01)
+    data, settings = prepared(), replace(KERAS, jit_compile=jit_compile, dropout=0.2, l2=0.01)
+    settings = replace(settings, steps_per_execution=steps_per_execution)
     result, _ = train_keras.run(settings, data, 0)
     keras.utils.set_random_seed(int(generator(0, "keras").integers(2**32)))
     plain = train_keras.build(settings, 12, 3)
@@ -122,6 +124,23 @@ def test_numpys_logits_are_those_of_keras(units, k, activation):
     loss, accuracy = model.evaluate(data["X_test"], data["Y_test"], verbose=0)
     assert scores.loss == pytest.approx(loss, rel=1e-5)
     assert scores.accuracy == pytest.approx(accuracy, rel=1e-6)
+
+
+def test_a_training_leaves_neither_its_rows_nor_its_graphs_behind():
+    """A sweep's worker would pile them up, 60 MB a trial on MNIST."""
+    import keras
+
+    def left() -> tuple[int, int]:
+        train_keras.run(replace(KERAS, jit_compile=True, steps_per_execution=8), prepared(), 0)
+        keras.backend.clear_session()
+        gc.collect()
+        found = [found for found in gc.get_objects() if type(found).__name__ in ("FuncGraph", "EagerTensor")]
+        rows = [found for found in found if type(found).__name__ == "EagerTensor" and found.shape == (100, 12)]
+        return len(found) - len(rows), len(rows)
+
+    left()
+    n_graphs, n_rows = left()
+    assert (n_graphs, n_rows) == left()
 
 
 def test_l2_and_dropout_are_in_the_layers():

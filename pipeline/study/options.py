@@ -62,6 +62,7 @@ class Options:
     cluster_address: Annotated[str, HOST]
     study_name: Annotated[str | None, optional(STUDY_NAME)]
     storage: Annotated[str | None, optional(ADDRESS)]
+    max_worker_memory_mb: Annotated[int | None, optional(whole(1))]
     max_failure_rate: Annotated[float, RATE]
     keep_models: Annotated[int, whole(0)]
 

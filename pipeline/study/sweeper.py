@@ -17,7 +17,7 @@ from pipeline.study import board, checks, options, signature, slots, space, stor
 from pipeline.study.board import Goal
 from pipeline.study.composer import Composer
 from pipeline.study.worker import Search
-from pipeline.study.workers import IS_WORKER, Workers, processes
+from pipeline.study.workers import IS_WORKER, RENEWED, Workers, processes, renew_if_grown
 from pipeline.tracking.store import ON_NODE
 
 if TYPE_CHECKING:
@@ -255,11 +255,11 @@ def _serve(search: Search) -> None:
     if ON_NODE not in os.environ:  # there the data are brought, which needs the study
         with contextlib.suppress(*USERS_ERRORS):  # what the other process tells, too
             train.warm_up(search.settings)
-    if not sys.stdin.readline():
+    if RENEWED not in os.environ and not sys.stdin.readline():
         return
     threading.Thread(target=_end_with_parent, daemon=True).start()
     study = storage.open_study(search.options.storage, search.name, search.direction)
-    worker.work(search, study, lambda: None)
+    worker.work(search, study, after=lambda: renew_if_grown(search.options.max_worker_memory_mb))
 
 
 def _end_with_parent() -> None:

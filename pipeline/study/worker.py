@@ -64,13 +64,19 @@ class Search:
     told: dict[int, Row] = field(default_factory=dict, compare=False)
 
 
-def work(search: Search, study: "optuna.Study", on_trial: Callable[[], object]) -> None:
+def work(
+    search: Search,
+    study: "optuna.Study",
+    on_trial: Callable[[], object] = lambda: None,
+    after: Callable[[], object] = lambda: None,
+) -> None:
     """Train until every trial has its outcome, here or in another process.
 
     Args:
         search: the study.
         study: as Optuna has it.
         on_trial: called after each trial of this process, and while it waits for others.
+        after: called after each trial of this process.
     """
     study.pruner = _pruner(search)
     while not is_done(search, study):
@@ -79,6 +85,7 @@ def work(search: Search, study: "optuna.Study", on_trial: Callable[[], object]) 
             time.sleep(WAIT_SECONDS)
         else:
             _conduct(search, study, claimed)
+            after()
         on_trial()
 
 

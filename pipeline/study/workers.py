@@ -1,16 +1,22 @@
 """Who trains for a study beside the process that shows it: processes of this machine; a cluster's are in on_ray."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.study.worker import ONE_THREAD
 
 IS_WORKER = "PIPELINE_STUDY_WORKER"  # in the environment of a process that another one has started
+RENEWED = "PIPELINE_STUDY_RENEWED"  # in that of one that has taken the place of an earlier worker
+STATM = Path("/proc/self/statm")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,28 @@ class Processes:
                 process.stdin.close()  # type: ignore[union-attr]  # what a worker ends at, if it still lives
         for process in self._processes:
             process.wait()
+
+
+def renew_if_grown(most_mb: int | None) -> None:
+    """Put a fresh process in the place of this worker, under the same id, if it holds more memory than that.
+
+    XLA keeps the program of each training that it has compiled, so that a worker grows with every trial.
+
+    Args:
+        most_mb: in megabytes; None: whatever it holds.
+    """
+    held_mb = _memory_mb()
+    if most_mb is not None and held_mb > most_mb:
+        log.warning("a worker holds %d MB, more than hydra.sweeper.max_worker_memory_mb: a new one goes on", held_mb)
+        command = [sys.executable, "-m", "pipeline.train", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | {RENEWED: "1"})
+
+
+def _memory_mb() -> float:
+    """Return what this process holds in memory; 0 where the system does not tell it as Linux does."""
+    if not STATM.exists():
+        return 0.0
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 @contextlib.contextmanager
