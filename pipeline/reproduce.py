@@ -7,41 +7,113 @@ import argparse
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline import cache, lineage, tracking, trained
 from pipeline.address import redact
 from pipeline.command import USERS_ERRORS, one_line, parsing_command
-from pipeline.config import Settings, load_params, read_yaml
+from pipeline.config import Settings, flatten, parse, read_yaml, to_dict
 from pipeline.lineage import Code, Inputs
 from pipeline.retrain import DATA, ERROR_FILE
 from pipeline.tracking import PastRun
+from pipeline.tracking.table import own_settings
 from pipeline.trained import Trained
 
 IDENTICAL, DIFFERENT, MISSING = 0, 1, 2
 PREFIX = "reproduce-"  # of the temporary folders, by which a worktree is known as one of this command
 
+SAME = (  # tags that a run has in common with one that its own code makes again
+    *("data.name", "data.md5", "initial.md5", "overrides", "settings_sha256"),
+    *("git.commit", "git.dirty", "git.left_out", "dvc.lock_md5"),
+)
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made again with, beside its data.
+
+    Attributes:
+        settings: all of them, as YAML.
+        code: that trains.
+        params: of the new run in MLflow.
+        tags: its lineage.
+    """
+
+    settings: str
+    code: Code
+    params: dict[str, str]
+    tags: dict[str, str]
 
 
 class MissingError(Exception):
     """Something that the run was made with is not here: names it, and how to get it."""
 
 
-def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
+def own_recipe(past: PastRun) -> Recipe:
+    """Return what the run itself was made with; only its own code reads its settings."""
+    tags = {name: past.tags[name] for name in SAME if name in past.tags}
+    tags |= {"threads": lineage.threads_of(past.trained.net)} | lineage.machine()
+    return Recipe(past.settings, past.code, past.opening.params, tags)
+
+
+def recipe_here(past: PastRun, own: Settings) -> Recipe:
+    """Return the code of this checkout, and the run's settings as far as that code has them.
+
+    Args:
+        past: the run.
+        own: the settings of this checkout, for the keys that the run has not got.
+
+    Raises:
+        SettingsError: this code does not allow a value of the run's.
+    """
+    net, code = past.trained.net, lineage.read_code()
+    settings = fitted_settings(read_yaml(past.folder / "settings.yaml"), own)
+    inputs = Inputs(past.tags["data.name"], past.tags["data.md5"], {}, past.tags.get("initial.md5"))
+    params = {name: str(value) for name, value in tracking.run_params(settings, net).items()}
+    tags = lineage.tags(settings, net, inputs, code, [past.tags.get("overrides", "")])
+    return Recipe(tracking.settings_text(settings, net), code, params, tags)
+
+
+def fitted_settings(plain: Mapping[str, Any], own: Settings) -> Settings:
+    """Return the settings of a run as this code has them, and say which keys it has and the run had not, or not it.
+
+    Args:
+        plain: the run's, as its code had them.
+        own: the settings of this checkout.
+
+    Raises:
+        SettingsError: this code does not allow a value.
+    """
+    composed = to_dict(own)
+    first, now = flatten({**plain, "tracking": composed["tracking"]}), flatten(composed)
+    added = {key: value for key, value in now.items() if key not in first}
+    dropped = {key: value for key, value in first.items() if key not in now}
+    for keys, why in ((added, "new since the run, so as in params.yaml"), (dropped, "no longer known, so left out")):
+        if keys:
+            log.warning("%s: %s", ", ".join(f"{key}={value}" for key, value in keys.items()), why)
+    for key in now.keys() & first.keys():
+        section, _, name = key.rpartition(".")
+        (composed[section] if section else composed)[name] = first[key]
+    return parse(composed)
+
+
+def run(past: PastRun, recipe: Recipe, root: Path, *, here: bool, force: bool) -> Trained:
     """Return what the training of `past` gives when it is made again.
 
     Args:
         past: the run.
+        recipe: with what.
         root: the project.
         here: train with the code of this checkout instead of the run's own.
         force: go on although processor or libraries are others, or changes of the code are missing.
@@ -61,7 +133,7 @@ def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
         )
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         inputs = Path(folder)
-        shutil.copy(past.folder / "settings.yaml", inputs)
+        (inputs / "settings.yaml").write_text(recipe.settings, encoding="utf-8")
         _bring_inputs(past, inputs, root)
         with _checkout(past, root, inputs) if not here else contextlib.nullcontext(root) as code:
             log.info("training with the code in %s", "this checkout" if here else f"commit {past.code.commit[:10]}")
@@ -77,6 +149,7 @@ def run(past: PastRun, root: Path, *, here: bool, force: bool) -> Trained:
 def differences(first: Trained, again: Trained) -> list[str]:
     """Return a line for each array and each curve that differs, with where and by how much; empty if identical.
 
+    >>> from dataclasses import replace
     >>> net = Trained("scratch", "synthetic", ("tanh",), {"W1": np.zeros(2)}, {"loss": [0.5, 0.25]}, "")
     >>> differences(net, replace(net, weights={"W1": np.array([0.0, 0.5])}, history={"loss": [0.5, 0.375]}))
     ['W1: 1 of 2 weights differ, by up to 0.5', 'loss: differs from epoch 2 on, by up to 0.125']
@@ -204,36 +277,32 @@ def _environment(code: Path) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(code)}
 
 
-def _track(past: PastRun, settings: Settings, again: Trained, lines: list[str], code: Code) -> None:
+def _track(past: PastRun, settings: Settings, recipe: Recipe, again: Trained, lines: list[str]) -> None:
     """Leave a run in MLflow that is tagged as the reproduction of the first."""
-    inputs = Inputs(past.tags["data.name"], past.tags["data.md5"], {}, past.tags.get("initial.md5"))
+    how = {
+        "stage": "pipeline.reproduce",
+        "reproduces": past.run_id,
+        "reproduction": "different" if lines else "identical",
+    }
     with (
-        tracking.start_run(settings, settings.net, inputs, code=code) as tracked,
+        tracking.start_again(settings, past.opening, recipe.params, recipe.code, recipe.tags | how) as tracked,
         tempfile.TemporaryDirectory() as folder,
     ):
-        tracked.set_tags(
-            {
-                "mlflow.runName": f"reproduction of {past.tags['mlflow.runName']}",
-                "reproduces": past.run_id,
-                "reproduction": "different" if lines else "identical",
-            }
-        )
         for epoch in range(again.n_epochs):
             tracked.on_epoch_end(epoch, {key: values[epoch] for key, values in again.history.items()})
         trained.save(again, Path(folder, "net"))
-        tracked.log_files(again, Path(folder, "net"), settings)
+        tracked.log_files(again, Path(folder, "net"), recipe.settings)
 
 
 def reproduce(run_id: str, *, here: bool, force: bool) -> int:
     """Make a run again, say how it compares, and return the exit code."""
-    root = tracking.store_root()
-    here_settings = load_params(root / "params.yaml")
+    settings = own_settings()
     with tempfile.TemporaryDirectory() as folder:
-        past = tracking.read_past(here_settings, run_id, Path(folder))
-        settings = replace(past.settings, tracking=here_settings.tracking)
-        again = run(past, root, here=here, force=force)
+        past = tracking.read_past(settings, run_id, Path(folder))
+        recipe = recipe_here(past, settings) if here else own_recipe(past)
+        again = run(past, recipe, tracking.store_root(), here=here, force=force)
         lines = differences(past.trained, again)
-        _track(past, settings, again, lines, lineage.read_code() if here else past.code)
+        _track(past, settings, recipe, again, lines)
     for line in lines:
         log.info("%s", line)
     log.info("%s", f"different from run {past.run_id}" if lines else "identical")

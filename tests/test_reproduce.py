@@ -14,8 +14,11 @@ import pytest
 from tracked import wait_until
 
 from pipeline import mnist_csv
-from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, MissingError, _checkout, differences
+from pipeline.config import to_dict
+from pipeline.errors import SettingsError
+from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, MissingError, _checkout, differences, fitted_settings
 from pipeline.tracking import PastRun
+from pipeline.tracking.records import Opening
 from pipeline.trained import Trained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +143,37 @@ def test_a_run_is_reproduced_and_the_checkout_is_left_alone(project, clean_run):
     assert again.data.tags["reproduction"] == "identical"
     assert again.data.tags["weights_sha256"] == project.tags(clean_run)["weights_sha256"]
     assert again.data.tags["git.commit"] == project.tags(clean_run)["git.commit"]
+    assert again.data.tags["stage"] == "pipeline.reproduce"
+    assert again.data.tags["overrides"] == " ".join(SCRATCH)
+    first = client.get_run(clean_run)
+    assert again.data.params == first.data.params
+    assert again.inputs.dataset_inputs == first.inputs.dataset_inputs != []
     assert again.info.status == "FINISHED"
+
+
+def test_settings_of_other_code_are_fitted_to_this_codes_keys_and_that_is_said(settings_of, caplog):
+    own = settings_of("keras.units=7", "seed=5", "tracking.experiment=own")
+    plain = to_dict(settings_of("keras.units=[8,4]", "scratch.epochs=9", "tracking.experiment=other"))
+    del plain["scratch"]["shuffle"], plain["seed"]
+    plain["scratch"] |= {"momentum": 0.9}
+    plain["ghost"] = {"walks": True}
+    fitted = fitted_settings(plain, own)
+    assert fitted.keras.units == (8, 4)
+    assert (fitted.scratch.epochs, fitted.scratch.shuffle) == (9, own.scratch.shuffle)
+    assert (fitted.seed, fitted.tracking) == (5, own.tracking)
+    assert caplog.messages == [
+        f"seed=5, scratch.shuffle={own.scratch.shuffle}: new since the run, so as in params.yaml",
+        "scratch.momentum=0.9, ghost.walks=True: no longer known, so left out",
+    ]
+
+
+def test_a_setting_that_this_code_does_not_allow_any_more_is_refused(settings_of):
+    plain = to_dict(settings_of())
+    plain["scratch"]["activation"] = "swish"
+    with pytest.raises(
+        SettingsError, match="scratch.activation: one of tanh, sigmoid, relu is needed, but got 'swish'"
+    ):
+        fitted_settings(plain, settings_of())
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
@@ -163,7 +196,7 @@ def checkout_of(tmp_path):
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    past = PastRun("a" * 32, {"git.commit": commit}, None, net(), tmp_path)
+    past = PastRun("a" * 32, Opening("", "", ""), {"git.commit": commit}, net(), tmp_path)
     return root, lambda folder: _checkout(past, root, folder)
 
 
@@ -192,18 +225,33 @@ def test_worktrees_of_killed_reproductions_are_dropped_and_no_others(checkout_of
 
 
 def test_a_dirty_tree_changed_again_is_still_reproduced(restored):
+    """Also where the run's own code has another setting than the code that there is now."""
     project = restored
     (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.02\n")
     project.edit("pipeline/nn/net.py", "n_in)) * 0.01", "n_in)) * SCALE")
     project.edit(
         "pipeline/nn/net.py", "import numpy as np\n", "import numpy as np\n\nfrom pipeline.nn.scale import SCALE\n"
     )
+    n_hidden = "    n_hidden: Annotated[int, whole(1)]\n"
+    momentum = n_hidden + "    momentum: Annotated[float, FRACTION]\n"
+    project.edit("pipeline/config.py", n_hidden, momentum)
+    project.edit("conf/scratch/default.yaml", "\nn_hidden:", "\nmomentum: 0.9\nn_hidden:")
     run_id = project.train(*SCRATCH)
     assert project.tags(run_id)["git.dirty"] == "true"
     (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.5\n")
-    assert project.reproduce(run_id)[0] == IDENTICAL
+    code, said = project.reproduce(run_id)
+    assert code == MISSING
+    assert said == (
+        "error: params.yaml: scratch.momentum: this key is missing; see conf/scratch/; "
+        "`dvc repro compose` makes it anew from conf/\n"
+    )
+    project.edit("pipeline/config.py", momentum, n_hidden)
+    project.edit("conf/scratch/default.yaml", "\nmomentum: 0.9\nn_hidden:", "\nn_hidden:")
+    code, said = project.reproduce(run_id)
+    assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
     code, said = project.reproduce("--here", run_id)
     assert code == DIFFERENT
+    assert "scratch.momentum=0.9: no longer known, so left out" in said
     assert re.search(r"^W1: 200 of 200 weights differ, by up to [0-9.e-]+$", said, re.MULTILINE)
     assert re.search(r"^loss: differs from epoch 1 on, by up to", said, re.MULTILINE)
 

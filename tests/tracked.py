@@ -55,7 +55,7 @@ def track(
     with tracking.start_run(settings, net, inputs, overrides, code=CODE) as run:
         result = train_scratch.run(settings.scratch, data, settings.seed, run.on_epoch_end)
         trained.save(result, folder / run.record_id)
-        run.log_files(result, folder / run.record_id, settings)
+        run.log_files(result, folder / run.record_id, tracking.settings_text(settings, "scratch"))
         if figures:
             run.log_report(figures, {})
     return run.run_id

@@ -13,6 +13,8 @@ from pipeline.tracking.run import (
     open_parent,
     prepare,
     run_params,
+    settings_text,
+    start_again,
     start_run,
 )
 from pipeline.tracking.sender import sender
@@ -39,7 +41,9 @@ __all__ = [
     "run_params",
     "runs",
     "sender",
+    "settings_text",
     "shown_at",
+    "start_again",
     "start_run",
     "store_root",
     "tracking_uri",

@@ -195,7 +195,7 @@ def _import(source: Source, run: Any, ids: dict[str, str], key: str, folder: Pat
     stamp = _stamp(run, files)
     if not (record.folder / "run.json").exists():
         with replacing(record.folder) as new:
-            made = Record.create(_opening(source.client, run, ids, key), {}, new.name, new.parent)
+            made = Record.create(opening_of(source.client, run, ids, key), {}, new.name, new.parent)
             _fill(source, run, made, files)
             (made.folder / STAMP_FILE).write_text(stamp, encoding="utf-8")
     elif record.state.tags.get(SOURCE_TAG) == run.info.run_id and _last_stamp(record) != stamp:
@@ -221,7 +221,15 @@ def _models(run: Any) -> list[str]:
     return [one.model_id for one in run.outputs.model_outputs] if run.outputs else []
 
 
-def _opening(client: Any, run: Any, ids: dict[str, str], key: str) -> Opening:
+def opening_of(client: Any, run: Any, ids: dict[str, str], key: str) -> Opening:
+    """Return what was known of a run as it started.
+
+    Args:
+        client: of the store that has it.
+        run: as MLflow has it.
+        ids: the records of runs that may be its parent, by their ids in MLflow.
+        key: the address of the store, without user, password and query.
+    """
     parent = run.data.tags.get(PARENT_TAG)
     return Opening(
         name=run.info.run_name,

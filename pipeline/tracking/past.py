@@ -5,15 +5,18 @@ from pathlib import Path
 
 from pipeline import trained
 from pipeline.address import reason, redact
-from pipeline.config import Settings, load_params
+from pipeline.config import Settings
 from pipeline.errors import DataError, SettingsError
 from pipeline.lineage import DIFF_FILE, LOCK_FILE, Code
+from pipeline.tracking.importing import opening_of
+from pipeline.tracking.records import Opening
+from pipeline.tracking.run import SETTINGS_FILE
 from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.tracking.table import find
 from pipeline.trained import Trained
 
 LINEAGE = ("data.name", "data.md5", "git.commit")  # tags
-FILES = ("settings.yaml", "net.json", "weights.npz", "history.csv", "summary.txt")
+FILES = (SETTINGS_FILE, "net.json", "weights.npz", "history.csv", "summary.txt")
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,22 @@ class PastRun:
 
     Attributes:
         run_id: its id.
+        opening: what was known of it as it started: name, experiment, params, datasets.
         tags: its lineage, see `pipeline.lineage.tags`.
-        settings: all settings, as they were; `net` is the run's.
         trained: its weights and history.
         folder: where its files are: settings.yaml, dvc.lock, and code.diff if the code had changes.
     """
 
     run_id: str
+    opening: Opening
     tags: dict[str, str]
-    settings: Settings
     trained: Trained
     folder: Path
+
+    @property
+    def settings(self) -> str:
+        """Return all settings, as YAML: the keys are those that the run's own code has."""
+        return self._text(SETTINGS_FILE)
 
     @property
     def code(self) -> Code:
@@ -69,6 +77,7 @@ def read_past(settings: Settings, run_id: str, folder: Path) -> PastRun:
         full_id = found.info.run_id
         for name in (artifact.path for artifact in client.list_artifacts(full_id) if not artifact.is_dir):
             client.download_artifacts(full_id, name, str(folder))
+        opening = opening_of(client, found, {}, redact(tracking_uri(settings)))
     except MlflowException as error:
         raise SettingsError(f"tracking.uri: {redact(tracking_uri(settings))}: {reason(error)}") from None
     if "weights_sha256" not in found.data.tags:
@@ -79,8 +88,8 @@ def read_past(settings: Settings, run_id: str, folder: Path) -> PastRun:
         raise DataError(f"{run_id}: cannot be made again, as the run has no {', '.join(missing)}")
     return PastRun(
         run_id=found.info.run_id,
+        opening=opening,
         tags=found.data.tags,
-        settings=load_params(folder / "settings.yaml"),
         trained=trained.load(folder),
         folder=folder,
     )

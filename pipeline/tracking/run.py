@@ -43,6 +43,7 @@ from pipeline.trained import Trained
 NO_RESULT = {f"mnist.{key}" for key in ("max_csv_bytes", "train_csv", "test_csv", "label_column")}  # data.md5 is
 NO_RESULT |= {"steps_per_execution"}
 PER_CLASS_FILE = "per_class.json"
+SETTINGS_FILE = "settings.yaml"
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,13 @@ def run_params(settings: Settings, net: str) -> dict[str, Any]:
     if own["dataset"] == "mnist" and settings.mnist.train_csv is not None:
         used["mnist.source"] = "csv"  # also where it says auto
     return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in used.items()}
+
+
+def settings_text(settings: Settings, net: str) -> str:
+    """Return all settings of a run of `net` as the YAML that it keeps; not the store's address: it may be secret."""
+    plain = to_dict(settings) | {"net": net}
+    plain["tracking"]["uri"] = None
+    return yaml.safe_dump(plain, sort_keys=False)
 
 
 def run_name(settings: Settings, net: str, overrides: Sequence[str]) -> str:
@@ -174,20 +182,18 @@ class Run:
             model: the `keras.Model` of a Keras net.
             with_model: whether MLflow gets a model; if not, `log_model_of` may make it later.
         """
-        self.log_files(result, folder, settings)
+        self.log_files(result, folder, settings_text(settings, result.net))
         if model is None:
             keep_scratch(self._record, result, example)
         else:
             keep_keras(self._record, model, example)
         self._record.change(model=with_model)
 
-    def log_files(self, result: Trained, folder: Path, settings: Settings) -> None:
+    def log_files(self, result: Trained, folder: Path, settings: str) -> None:
         """Add weights, history, summary and settings; the digest of the weights becomes the tag `weights_sha256`."""
         for path in sorted(folder.iterdir()):
             self._record.write_artifact(path.name, path.read_bytes())
-        plain = to_dict(settings) | {"net": result.net}
-        plain["tracking"]["uri"] = None  # it may hold a password, and changes nothing
-        self.log_text(yaml.safe_dump(plain, sort_keys=False), "settings.yaml")
+        self.log_text(settings, SETTINGS_FILE)
         self.set_tags({"weights_sha256": result.weights_sha256})
 
     def log_report(
@@ -279,7 +285,6 @@ def own_code() -> Code:
     return lineage.read_code()
 
 
-@contextlib.contextmanager
 def start_run(
     settings: Settings,
     net: str,
@@ -288,10 +293,11 @@ def start_run(
     *,
     code: Code | None = None,
     member: Member = ALONE,
-) -> Iterator[Run]:
-    """Yield the open run of one training; it ends FINISHED, FAILED with its error as a tag, or KILLED (Ctrl-C).
+) -> contextlib.AbstractContextManager[Run]:
+    """Return the run of one training, to be opened by `with`.
 
-    A trial that its sweep has stopped (`errors.Pruned`) ends KILLED, with the tag `pruned`.
+    It ends FINISHED, FAILED with its error as a tag, or KILLED (Ctrl-C). A trial that its sweep has stopped
+    (`errors.Pruned`) ends KILLED, with the tag `pruned`.
 
     Args:
         settings: all settings; those that `net` uses become params.
@@ -304,7 +310,6 @@ def start_run(
     Raises:
         SettingsError: the store's address is none.
     """
-    check_uri(tracking_uri(settings))
     opening = Opening(
         name=run_name(settings, net, overrides),
         store=redact(tracking_uri(settings)),
@@ -313,10 +318,44 @@ def start_run(
         datasets=_datasets(inputs),
         parent=member.parent,
     )
+    tags_of = functools.partial(lineage.tags, settings, net, inputs, given=overrides)
+    return _started(settings, opening, member, lambda run: _log_lineage(run, code, tags_of))
+
+
+def start_again(
+    settings: Settings, first: Opening, params: Mapping[str, str], code: Code, tags: Mapping[str, str]
+) -> contextlib.AbstractContextManager[Run]:
+    """Return the run of a training that is made again, to be opened by `with`: it stands beside the first.
+
+    Args:
+        settings: all settings; those of tracking are read.
+        first: of the run that is made again.
+        params: what the new one has.
+        code: that it was made with.
+        tags: its lineage, and how it compares.
+
+    Raises:
+        SettingsError: the store's address is none.
+    """
+    opening = Opening(
+        name=f"reproduction of {first.name}",
+        store=redact(tracking_uri(settings)),
+        experiment=first.experiment,
+        params=dict(params),
+        datasets=first.datasets,
+    )
+    return _started(settings, opening, ALONE, lambda run: _log_lineage(run, code, lambda _: dict(tags)))
+
+
+@contextlib.contextmanager
+def _started(
+    settings: Settings, opening: Opening, member: Member, log_lineage: Callable[[Run], None]
+) -> Iterator[Run]:
+    check_uri(tracking_uri(settings))
     record, in_use = Record.begin(opening, _source() | dict(member.tags), member.record_id)
     run = Run(record, settings, in_use, is_new=True)
     is_waited_for = member.parent is None or ON_NODE in os.environ  # a node may die, and its disk with it
-    origin = _Beside(lambda: _log_lineage(run, code, lambda own: lineage.tags(settings, net, inputs, own, overrides)))
+    origin = _Beside(lambda: log_lineage(run))
     try:
         yield run
     except BaseException as error:

@@ -93,8 +93,15 @@ def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
 
 
 def own_settings() -> Settings:
-    """Return the settings of the project that this code is of, whosever folder one stands in."""
-    return load_params(store_root() / PARAMS_FILE)
+    """Return the settings of the project that this code is of, whosever folder one stands in.
+
+    Raises:
+        SettingsError: params.yaml is not what this code needs, as where conf/ has changed since.
+    """
+    try:
+        return load_params(store_root() / PARAMS_FILE)
+    except SettingsError as error:
+        raise SettingsError(f"{PARAMS_FILE}: {error}; `dvc repro compose` makes it anew from conf/") from error
 
 
 def _search(settings: Settings, condition: str, n: int | None = None) -> list[Any]:
