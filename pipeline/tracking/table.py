@@ -1,22 +1,28 @@
 """Tracked runs as pandas tables, for notebooks and for `python -m pipeline.compare`."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.address import reason, redact
 from pipeline.config import PARAMS_FILE, Settings, load_params
 from pipeline.errors import DataError, SettingsError
-from pipeline.tracking.store import check_uri, client_of, database_errors, store_root, tracking_uri
+from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors, store_root, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ID_LENGTH = 32
-FIRST = {"params": ("net", "dataset", "seed"), "metrics": HISTORY_KEYS}  # the others follow by name
-PAGE = 1000  # runs that MLflow hands out in one call
+TEST_KEYS = ("test_accuracy", "test_loss")
+FIRST = {"params": ("net", "dataset", "seed"), "metrics": (*HISTORY_KEYS, *TEST_KEYS)}  # the others follow by name
+PAGE = 1000  # runs, or experiments, that MLflow hands out in one call
+NO_RUN = (
+    "{run_id}: the tracking store has no such run; `python -m pipeline.compare` lists the newest of {store}, and "
+    "tracking.uri or MLFLOW_TRACKING_URI names another store"
+)
 
 
 def find_experiment(settings: Settings) -> str | None:
@@ -25,18 +31,27 @@ def find_experiment(settings: Settings) -> str | None:
     Raises:
         SettingsError: a tracking server does not answer.
     """
+    with _reading(settings) as client:
+        experiment = client and client.get_experiment_by_name(settings.tracking.experiment)
+    return str(experiment.experiment_id) if experiment else None
+
+
+@contextlib.contextmanager
+def _reading(settings: Settings) -> Iterator[Any]:
+    """Yield MLflow's client of the store, or None where there is none yet; it makes none.
+
+    Raises:
+        SettingsError: the store does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(settings)
     check_uri(uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return None
     try:
-        experiment = client_of(uri).get_experiment_by_name(settings.tracking.experiment)
+        yield client_of(uri) if not uri.startswith(SQLITE) or Path(uri.removeprefix(SQLITE)).exists() else None
     except (MlflowException, *database_errors()) as error:
         # not `from error`: a notebook shows the chain, and MLflow's message holds the password
         raise SettingsError(f"tracking.uri: {redact(uri)} cannot be read: {reason(error)}") from None
-    return str(experiment.experiment_id) if experiment else None
 
 
 def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Sequence[str] = ()) -> "pd.DataFrame":
@@ -44,8 +59,9 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
 
     The columns: name, status, started (UTC), seconds (NaN while it runs); then the run's params by their names, as
     numbers where they are numbers; its last metrics by theirs; and its lineage, which is MLflow's tags by theirs
-    (weights_sha256, data.md5, git.commit, ...). What a run has not got is missing (NaN). Where a tag has the name
-    of a param, the column holds the param. `attrs` names the columns of each kind: "params" and "metrics".
+    (weights_sha256, data.md5, git.commit, ...). What a run has not got is missing (NaN); the columns of FIRST are
+    there in any case. Where a tag has the name of a param, the column holds the param. `attrs` names the columns of
+    each kind that runs have, "params" and "metrics".
 
     Args:
         n: how many, at most; None: all.
@@ -58,11 +74,11 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
     import pandas as pd
 
     settings = settings or own_settings()
-    found = [find(settings, run_id) for run_id in run_ids] if run_ids else _search(settings, "", n)
+    found = [find(settings, run_id) for run_id in run_ids] if run_ids else _newest(settings, n)
     table = pd.DataFrame([_row(run) for run in found], index=[run.info.run_id for run in found])
     head = ["name", "status", "started", "seconds"]
     names = {kind: _names(found, kind) for kind in FIRST}
-    first = [*head, *names["params"], *names["metrics"]]
+    first = list(dict.fromkeys([*head, *FIRST["params"], *names["params"], *FIRST["metrics"], *names["metrics"]]))
     table = table.reindex(columns=[*first, *sorted(set(table.columns) - set(first))]).rename_axis("run_id")
     table.attrs |= names
     return table
@@ -78,17 +94,16 @@ def history(run_id: str, *, settings: Settings | None = None) -> "pd.DataFrame":
     Raises:
         DataError: it fits no run, or several.
     """
-    import mlflow
     import pandas as pd
 
     settings = settings or own_settings()
     run = find(settings, run_id)
-    client = mlflow.MlflowClient(tracking_uri(settings))
-    curves = {
-        key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
-        for key in HISTORY_KEYS
-        if key in run.data.metrics
-    }
+    with _reading(settings) as client:
+        curves = {
+            key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
+            for key in HISTORY_KEYS
+            if key in run.data.metrics
+        }
     return pd.DataFrame(curves).sort_index().rename_axis("epoch")
 
 
@@ -104,19 +119,23 @@ def own_settings() -> Settings:
         raise SettingsError(f"{PARAMS_FILE}: {error}; `dvc repro compose` makes it anew from conf/") from error
 
 
-def _search(settings: Settings, condition: str, n: int | None = None) -> list[Any]:
-    """Return the newest runs of the experiment that meet a condition; all of them where n is None."""
-    import mlflow
-
+def _newest(settings: Settings, n: int | None) -> list[Any]:
+    """Return the newest runs of the project's experiment; all of them where n is None."""
     experiment_id = find_experiment(settings)
-    if experiment_id is None:
-        return []
-    client = mlflow.MlflowClient(tracking_uri(settings))
+    with _reading(settings) as client:
+        return _search(client, [experiment_id], "", n) if experiment_id else []
+
+
+def _search(client: Any, experiment_ids: list[str], condition: str, n: int | None = None) -> list[Any]:
+    return _paged(lambda size, token: client.search_runs(experiment_ids, condition, 1, size, page_token=token), n)
+
+
+def _paged(page_of: Callable[[int, str | None], Any], n: int | None = None) -> list[Any]:
+    """Return the first n of what MLflow hands out in pages; all where n is None."""
     found: list[Any] = []
     token = None
     while n is None or len(found) < n:
-        size = PAGE if n is None else min(PAGE, n - len(found))
-        page = client.search_runs([experiment_id], condition, max_results=size, page_token=token)
+        page = page_of(PAGE if n is None else min(PAGE, n - len(found)), token)
         found += page
         token = page.token
         if not token:
@@ -125,7 +144,7 @@ def _search(settings: Settings, condition: str, n: int | None = None) -> list[An
 
 
 def find(settings: Settings, run_id: str) -> Any:
-    """Return the one run whose id begins with `run_id`.
+    """Return the one run whose id begins with `run_id`, of whatever experiment of the store.
 
     Raises:
         DataError: it fits no run, or several.
@@ -133,13 +152,32 @@ def find(settings: Settings, run_id: str) -> Any:
     """
     if not re.fullmatch(rf"[0-9a-f]{{1,{ID_LENGTH}}}", run_id):
         raise DataError(f"{run_id}: a run's id, or the beginning of one, is needed: digits and letters from a to f")
-    found = _search(settings, f"attributes.run_id LIKE '{run_id}%'")
+    with _reading(settings) as client:
+        found = _fitting(client, run_id) if client else []
     if not found:
-        raise DataError(f"{run_id}: the tracking store has no such run; `python -m pipeline.compare` lists them")
+        raise DataError(NO_RUN.format(run_id=run_id, store=redact(tracking_uri(settings))))
     if len(found) > 1:
         fitting = ", ".join(run.info.run_id[: len(run_id) + 4] for run in found[:5])
         raise DataError(f"{run_id}: fits {len(found)} runs ({fitting}, ...); give more of the id")
     return found[0]
+
+
+def _fitting(client: Any, run_id: str) -> list[Any]:
+    """Return the runs whose id begins with `run_id`, but for deleted ones."""
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+
+    if len(run_id) == ID_LENGTH:  # MLflow knows it without asking experiment after experiment
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return []
+            raise
+        return [run] if run.info.lifecycle_stage == "active" else []
+    experiments = _paged(lambda size, token: client.search_experiments(ViewType.ACTIVE_ONLY, size, page_token=token))
+    experiment_ids = [experiment.experiment_id for experiment in experiments]
+    return _search(client, experiment_ids, f"attributes.run_id LIKE '{run_id}%'")
 
 
 def _row(run: Any) -> dict[str, Any]:

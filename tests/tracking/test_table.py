@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from tracked import CODE, DATA_MD5, fail, track
 
-from pipeline.errors import DataError
-from pipeline.tracking.table import find_experiment, history, runs
+from pipeline.config import to_dict
+from pipeline.errors import DataError, SettingsError
+from pipeline.tracking.table import FIRST, find_experiment, history, own_settings, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,7 +92,10 @@ def test_given_runs_come_in_the_order_given_by_any_unique_beginning(settings, id
 @pytest.mark.parametrize(
     ("run_id", "message"),
     [
-        ("0" * 31, "0: the tracking store has no such run; `python -m pipeline.compare` lists them"),
+        (
+            "0" * 31,
+            "0: the tracking store has no such run; `python -m pipeline.compare` lists the newest of sqlite:///",
+        ),
         ("%", "%: a run's id, or the beginning of one, is needed"),
         ("", "a run's id, or the beginning of one, is needed"),
         ("ABC", "ABC: a run's id"),
@@ -100,6 +105,19 @@ def test_given_runs_come_in_the_order_given_by_any_unique_beginning(settings, id
 def test_an_id_that_fits_no_run_is_named(settings, ids, run_id, message):
     with pytest.raises(DataError, match=re.escape(message)):
         runs(settings=settings, run_ids=[run_id])
+
+
+@pytest.mark.parametrize("length", [32, 12])
+def test_a_run_of_another_experiment_is_found_and_a_deleted_one_is_not(settings, settings_of, tmp_path, length):
+    import mlflow
+
+    other = settings_of("scratch.epochs=2", f"tracking.uri={settings.tracking.uri}", "tracking.experiment=ideas")
+    run_id = track(other, tmp_path)
+    assert list(runs(settings=settings, run_ids=[run_id[:length]]).index) == [run_id]
+    assert len(history(run_id[:length], settings=settings)) == 2
+    mlflow.MlflowClient(settings.tracking.uri).delete_run(run_id)
+    with pytest.raises(DataError, match="has no such run"):
+        history(run_id[:length], settings=settings)
 
 
 def test_an_id_that_fits_several_runs_is_refused_with_what_it_fits(settings):
@@ -139,7 +157,8 @@ def test_without_a_store_there_are_no_runs_and_none_is_made(settings_of, tmp_pat
     settings = settings_of(f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}")
     table = runs(settings=settings)
     assert table.empty
-    assert "name" in table
+    assert {"name", *FIRST["params"], *FIRST["metrics"]} <= set(table.columns)
+    assert table.attrs == {"params": [], "metrics": []}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,11 +168,24 @@ def test_without_the_experiment_there_are_no_runs_and_none_is_made(settings_of, 
     assert find_experiment(settings) is None
 
 
-def test_the_readmes_notebook_snippet_runs(settings, ids, call, tmp_path):
-    """It is run in another project's folder, as a notebook may be, on the store of this module."""
+def test_params_that_lag_behind_conf_are_an_error_that_says_how_they_are_made(settings_of, tmp_path, monkeypatch):
+    plain = to_dict(settings_of())
+    del plain["scratch"]["n_hidden"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(plain))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(
+        SettingsError, match=r"^params\.yaml: scratch\.n_hidden: .*; `dvc repro compose` makes it anew"
+    ):
+        own_settings()
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["with runs", "without a store"])
+def test_the_readmes_notebook_snippet_runs(settings, ids, call, tmp_path, is_there):
+    """It is run in another project's folder, as a notebook may be, on the store of this module, and on none."""
     (tmp_path / "params.yaml").write_text("epochs: 3\n")
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     snippet = next((block for block in blocks if "from pipeline.tracking import" in block), None)
     assert snippet is not None
-    env = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": settings.tracking.uri, "MPLBACKEND": "agg"}
+    uri = settings.tracking.uri if is_there else f"sqlite:///{tmp_path / 'mlflow.db'}"
+    env = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": uri, "MPLBACKEND": "agg"}
     call(tmp_path, "python", "-c", snippet, env=env)
