@@ -141,8 +141,11 @@ def main() -> None:
     if not console.is_terminal:  # a pipe: one line a run
         console = Console(width=width_of(shown))
     console.print(shown)
-    if run_ids:
-        console.print(f"\n{shown_at(settings, list(table.index))}", highlight=False, soft_wrap=True)
+    pages: dict[str, list[str]] = {}  # by experiment
+    for run_id, experiment_id in zip(table.index, table.attrs["experiment_ids"], strict=True):
+        pages.setdefault(experiment_id, []).append(run_id)
+    for experiment_id, ids in pages.items() if run_ids else ():
+        console.print(f"\n{shown_at(settings, ids, experiment_id)}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

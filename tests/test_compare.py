@@ -103,6 +103,21 @@ def test_given_runs_come_with_the_address_that_shows_them(said, ids):
     assert re.fullmatch(r"http://127\.0\.0\.1:5000/#/experiments/1/runs\?\S+  \(`make ui` serves it\)", last)
 
 
+def test_runs_of_two_experiments_are_one_table_and_two_pages(said, settings, ids, settings_of, tmp_path):
+    import mlflow
+
+    uri = f"tracking.uri={settings.tracking.uri}"
+    other = track(settings_of("scratch.epochs=2", uri, "tracking.experiment=ideas"), tmp_path)
+    lines = said(ids[0], other, ids[1])
+    assert [line.split()[0] for line in lines[2:5]] == [ids[0][:8], other[:8], ids[1][:8]]
+    idea = mlflow.MlflowClient(settings.tracking.uri).get_experiment_by_name("ideas").experiment_id
+    pages = [line for line in lines if line.startswith("http")]
+    assert [page.split("/#/")[1].split("?")[0] for page in pages] == [
+        "experiments/1/runs",
+        f"experiments/{idea}/runs/{other}",
+    ]
+
+
 def test_an_unknown_id_is_one_line(call, settings, ids):
     env = {"MLFLOW_TRACKING_URI": settings.tracking.uri}
     done = call(ROOT, sys.executable, "-m", "pipeline.compare", "0" * 32, code=1, env=env)

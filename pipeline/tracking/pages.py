@@ -38,13 +38,13 @@ def is_served(settings: Settings) -> bool:
     return is_server(tracking_uri(settings))
 
 
-def shown_at(settings: Settings, run_ids: Sequence[str]) -> str:
-    """Return where exactly these runs are shown, as a line for the terminal."""
+def shown_at(settings: Settings, run_ids: Sequence[str], experiment_id: str | None = None) -> str:
+    """Return where exactly these runs are shown, as a line for the terminal; None: they are of the project's own."""
     from mlflow.exceptions import MlflowException
 
     note = "" if is_served(settings) else "  (`make ui` serves it)"
     try:
-        return run_page(settings, run_ids) + note
+        return run_page(settings, run_ids, experiment_id=experiment_id) + note
     except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
         return f"not known, {server(settings)} does not answer"
 
@@ -59,7 +59,9 @@ def _own_page(root: str, run_id: str) -> str:
     return f"{root}/{run_id}?{urlencode(MODEL_TRAINING)}"
 
 
-def run_page(settings: Settings, run_ids: Sequence[str], base: str | None = None) -> str:
+def run_page(
+    settings: Settings, run_ids: Sequence[str], base: str | None = None, *, experiment_id: str | None = None
+) -> str:
     """Return the address of the page that shows exactly these runs.
 
     One run: its own page. Several: their curves, what differs among their params, and parallel coordinates; the
@@ -69,25 +71,29 @@ def run_page(settings: Settings, run_ids: Sequence[str], base: str | None = None
         settings: all settings.
         run_ids: of one run or more.
         base: the address of the server; None: as `server` says.
+        experiment_id: that the runs are of; None: the project's.
     """
-    root = f"{base or server(settings)}/#/experiments/{open_store(settings)}/runs"
+    project_id = open_store(settings)
+    experiment_id = experiment_id or project_id
+    root = f"{base or server(settings)}/#/experiments/{experiment_id}/runs"
     if len(run_ids) == 1:
         return _own_page(root, run_ids[0])
     chart_mode = {"compareRunsMode": "CHART", **MODEL_TRAINING}
     condition = _only(run_ids)
-    key = _save_view(settings, {"searchFilter": condition, **_charts(_axes(settings, run_ids))})
+    key = _save_view(experiment_id, {"searchFilter": condition, **_charts(_axes(experiment_id, run_ids))})
     only = {"viewStateShareKey": key} if key else {"searchFilter": condition}
     return f"{root}?{urlencode(chart_mode | only)}"
 
 
 def results_page(settings: Settings, base: str | None = None) -> str:
     """Return the address of the table of all runs, with their results; MLflow's own columns hold no figure."""
-    page = f"{base or server(settings)}/#/experiments/{open_store(settings)}/runs"
-    key = _save_view(settings, {"selectedColumns": RESULTS_COLUMNS})
+    experiment_id = open_store(settings)
+    page = f"{base or server(settings)}/#/experiments/{experiment_id}/runs"
+    key = _save_view(experiment_id, {"selectedColumns": RESULTS_COLUMNS})
     return f"{page}?{urlencode(MODEL_TRAINING | ({'viewStateShareKey': key} if key else {}))}"
 
 
-def _save_view(settings: Settings, state: dict[str, Any]) -> str | None:
+def _save_view(experiment_id: str, state: dict[str, Any]) -> str | None:
     """Keep a view as a tag of the experiment and return its key, the same for the same view; None: it cannot be."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -97,7 +103,7 @@ def _save_view(settings: Settings, state: dict[str, Any]) -> str | None:
     if len(text) > LARGEST_VIEW:
         return None
     try:
-        mlflow.MlflowClient().set_experiment_tag(open_store(settings), VIEW_TAG + key, text)
+        mlflow.MlflowClient().set_experiment_tag(experiment_id, VIEW_TAG + key, text)
     except MlflowException as error:  # a server that lets this user only read
         log.debug("no shared view: %s", redact(str(error)))
         return None
@@ -109,11 +115,10 @@ def _only(run_ids: Sequence[str]) -> str:
     return f"attributes.run_id IN ({', '.join(map(repr, run_ids))})"
 
 
-def _axes(settings: Settings, run_ids: Sequence[str]) -> list[str]:
+def _axes(experiment_id: str, run_ids: Sequence[str]) -> list[str]:
     """Return the params that all these runs have and that differ: MLflow leaves out a run that lacks one."""
     import mlflow
 
-    experiment_id = open_store(settings)
     found = mlflow.MlflowClient().search_runs([experiment_id], _only(run_ids), max_results=len(run_ids))
     params = [run.data.params for run in found]
     common = set.intersection(*map(set, params)) if params else set()

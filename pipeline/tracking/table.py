@@ -61,7 +61,7 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
     numbers where they are numbers; its last metrics by theirs; and its lineage, which is MLflow's tags by theirs
     (weights_sha256, data.md5, git.commit, ...). What a run has not got is missing (NaN); the columns of FIRST are
     there in any case. Where a tag has the name of a param, the column holds the param. `attrs` names the columns of
-    each kind that runs have, "params" and "metrics".
+    each kind that runs have, "params" and "metrics"; its "experiment_ids" are those of the rows.
 
     Args:
         n: how many, at most; None: all.
@@ -80,7 +80,7 @@ def runs(n: int | None = None, *, settings: Settings | None = None, run_ids: Seq
     names = {kind: _names(found, kind) for kind in FIRST}
     first = list(dict.fromkeys([*head, *FIRST["params"], *names["params"], *FIRST["metrics"], *names["metrics"]]))
     table = table.reindex(columns=[*first, *sorted(set(table.columns) - set(first))]).rename_axis("run_id")
-    table.attrs |= names
+    table.attrs |= names | {"experiment_ids": [run.info.experiment_id for run in found]}
     return table
 
 
