@@ -167,6 +167,13 @@ def test_epochs_are_visible_while_the_run_goes_on(start, client):
         assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
+def test_a_run_in_a_copy_of_the_project_is_waited_for_as_the_copy_is_removed(start, client, monkeypatch, tmp_path):
+    with start() as run:
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+        run.leave()
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
 def test_a_run_that_ends_is_finished_with_its_last_epochs(start, client):
     with start() as run:
         for epoch in range(700):  # more points than MLflow takes in one call

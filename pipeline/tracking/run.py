@@ -37,7 +37,7 @@ from pipeline.tracking.records import (
     now,
 )
 from pipeline.tracking.sender import Fate, sender
-from pipeline.tracking.store import ON_NODE, check_uri, tracking_uri
+from pipeline.tracking.store import ON_NODE, SOURCE_ROOT, check_uri, store_root, tracking_uri
 from pipeline.trained import Trained
 
 NO_RESULT = {f"mnist.{key}" for key in ("max_csv_bytes", "train_csv", "test_csv", "label_column")}  # data.md5 is
@@ -216,8 +216,11 @@ class Run:
             self.log_text(per_class_text(per_class), PER_CLASS_FILE)
 
     def leave(self) -> None:
-        """Have the end not wait for MLflow: the process ends next, and the courier says where it brings not all."""
-        self._is_last = True
+        """Have the end not wait for MLflow: the process ends next, and the courier says where it brings not all.
+
+        In one of DVC's copies of the project it does wait: with the copy, DVC removes what the courier runs on.
+        """
+        self._is_last = store_root().resolve() == SOURCE_ROOT
 
     def end(self, status: str = FINISHED, tags: Mapping[str, str] = NO_TAGS, *, wait: bool = True) -> None:
         """End the run. If the disk is full that is said, and is no error: what was trained is no worse for it.
