@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -103,9 +102,9 @@ def read_code(root: Path = ROOT) -> Code:
     small, left_out = _untracked(root)
     with tempfile.TemporaryDirectory() as folder:
         own = {"GIT_INDEX_FILE": f"{folder}/index"}
-        index = root / _git(root, "rev-parse", "--git-path", "index").strip()
-        if index.exists():
-            shutil.copy(index, f"{folder}/index")
+        # without the times and sizes in the user's: DVC's copies have them wrong, and an edit would be overlooked
+        known = _git(root, "ls-files", "--stage", "--full-name", "-z")
+        _git(root, "update-index", "-z", "--index-info", env=own, given=known.split("\0"))
         if small:
             _git(root, "add", "--intent-to-add", *FROM_STDIN, env=own, given=small)
         whole = _git(root, "diff", *DIFF_OPTIONS, "HEAD", "--", *SCOPE, env=own)

@@ -1,6 +1,7 @@
 """Lineage: the code as it is, with every change, and nothing in the checkout touched by asking."""
 
 import hashlib
+import os
 import subprocess
 from dataclasses import replace
 
@@ -59,6 +60,18 @@ def test_the_diff_makes_the_tree_again(checkout, tmp_path):
     assert names == [".gitignore", "code.py", "image.bin", "new module.py"]
     for name in names:
         assert (again / name).read_bytes() == (checkout / name).read_bytes()
+
+
+def test_an_edit_of_which_time_and_size_tell_nothing_is_seen(checkout):
+    """As in a copy of the project that `dvc exp run --temp` has made: git itself does not see it there."""
+    file = checkout / "code.py"
+    git(checkout, "config", "core.trustctime", "false")
+    os.utime(file, (1e9, 1e9))
+    git(checkout, "update-index", "--refresh")
+    file.write_text("x = 7\n")
+    os.utime(file, (1e9, 1e9))
+    assert git(checkout, "status", "--porcelain") == ""
+    assert "+x = 7" in lineage.read_code(checkout).diff
 
 
 def test_large_untracked_files_are_data_not_code(checkout):
