@@ -1,10 +1,12 @@
 """`pipeline.reproduce` in real projects: git repository, DVC cache and remote, SQLite store, runs in processes."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,12 @@ class Project:
         from mlflow import MlflowClient
 
         return MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}").get_run(run_id).data.tags
+
+    def made_with(self, param: str, value: str) -> list[str]:
+        """Return the ids of the runs that have a param."""
+        with contextlib.closing(sqlite3.connect(self.root / "mlflow.db")) as connection:
+            found = connection.execute("SELECT run_uuid FROM params WHERE key = ? AND value = ?", (param, value))
+            return [run_id for (run_id,) in found]
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.root / file
@@ -248,6 +256,16 @@ def test_a_dirty_tree_changed_again_is_still_reproduced(restored):
     assert re.search(r"^loss: differs from epoch 1 on, by up to", said, re.MULTILINE)
 
 
+@pytest.mark.slow
+def test_a_trial_of_a_sweep_is_reproduced_and_that_run_is_none_of_the_sweeps(project):
+    project.do("python", "-m", "pipeline.train", "-m", *SCRATCH, "scratch.n_hidden=2,3")
+    (run_id,) = project.made_with("n_hidden", "3")
+    code, said = project.reproduce(run_id)
+    assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
+    (again,) = set(project.made_with("n_hidden", "3")) - {run_id}
+    assert not [tag for tag in project.tags(again) if tag == "mlflow.parentRunId" or tag.startswith("sweep")]
+
+
 def test_one_altered_pixel_is_another_digest_and_the_older_data_are_found(project, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (200, 28, 28), np.uint8), rng.integers(0, 10, 200, np.uint8)
@@ -365,6 +383,18 @@ def test_a_clone_with_a_remote_trains_nothing_and_reproduces_what_dvc_trained(pu
     for run_id in runs.values():
         code, said = project.reproduce(run_id)
         assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_temporary_copy_of_a_dirty_tree_is_reproduced(published):
+    _, clone = published
+    clone.edit("pipeline/nn/net.py", "n_in)) * 0.01", "n_in)) * 0.02")
+    clone.do("dvc", "exp", "run", "--temp", "-S", "scratch.n_hidden=3", "train_scratch")
+    (run_id,) = clone.made_with("n_hidden", "3")
+    assert clone.tags(run_id)["git.dirty"] == "true"
+    clone.do("git", "checkout", "-q", "--", ".")
+    code, said = clone.reproduce(run_id)
+    assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
 
 
 @pytest.mark.slow
