@@ -33,11 +33,12 @@ def still_has(to: Destination) -> bool:
         return False
     if run.info.lifecycle_stage != ACTIVE:
         return True
-    return (run.info.end_time or 0) >= (has.ended[1] or 0) and _names(record) <= run.data.metrics.keys()
+    return (run.info.end_time or 0) >= (has.ended[1] or 0) and _names(record, has) <= run.data.metrics.keys()
 
 
-def _names(record: Record) -> set[str]:
-    return {name for points, _ in record.points() for name in points.metrics}
+def _names(record: Record, has: Delivered) -> set[str]:
+    """Return the metrics that were brought, not those that an evaluation has added to the record since."""
+    return {name for points, behind in record.points() if behind <= has.offset for name in points.metrics}
 
 
 def forget(key: str) -> None:

@@ -1,5 +1,7 @@
 """Whether a store has lost what it got: not where another machine has gone on with a sweep that both know."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.tracking.delivery import Destination, deliver
@@ -77,3 +79,14 @@ def test_a_record_without_points_and_files_is_a_witness_too(to, on):
     assert still_has(to)
     record.save_delivered(to.key, Delivered("b" * 32))  # a run that only an earlier store had
     assert not still_has(to)
+
+
+def test_what_was_added_to_a_record_while_the_store_was_away_is_not_lost(to, on):
+    on("first")
+    record = sweep(to, "3", status=FINISHED, end_time=1_000)
+    writer = PointsWriter(record)
+    writer.append(0, {"test_accuracy": 0.75})
+    writer.close()
+    assert still_has(to)
+    record.save_delivered(to.key, replace(record.delivered(to.key), offset=record.points_size))
+    assert not still_has(to)  # it has lost what it had got
