@@ -1,6 +1,10 @@
 """The courier beside a training: what reaches MLflow whatever happens to the server, the training or itself."""
 
+import io
+import json
 import os
+import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -9,6 +13,7 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trainer
@@ -19,6 +24,7 @@ from whole import assert_whole, runs_of
 from pipeline import tracking, train_scratch, trained
 from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import inputs_of
+from pipeline.tracking.courier import Courier, _allow_many_files, _read
 from pipeline.tracking.records import Opening, Record, find_record
 from pipeline.tracking.registry import promote
 from pipeline.tracking.sender import sender
@@ -313,3 +319,51 @@ def test_the_courier_says_nothing_of_its_own(own, tmp_path):
         check=True,
     )
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+@pytest.fixture
+def orders() -> queue.Queue:
+    return queue.Queue()
+
+
+@pytest.fixture
+def read(orders, monkeypatch):
+    """Return a function that puts what is written to a courier among the orders."""
+
+    def run(lines: str) -> None:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(lines.encode())))
+        _read(orders, io.StringIO())
+
+    return run
+
+
+def test_a_record_that_cannot_be_marked_as_in_use_waits_and_the_others_are_brought(read, orders, tmp_path):
+    made = Record.create(Opening("made", "http://host", "neural-nets"), {})
+    folders = (tmp_path / "gone", made.folder)  # as many files are open as may be, or it was removed
+    lines = [json.dumps({"open": str(folder), "uri": "http://host", "new": True}) for folder in folders]
+    read("\n".join(lines))
+    first, second, last = orders.queue
+    assert last is None
+    said = []
+    courier = Courier(said.append, io.StringIO())
+    for order in (first, second, {"end": "gone", "alone": False}):
+        courier.take(order)
+    assert said == [{"record": "gone", "away": f"{tmp_path}/gone/use.lock: No such file or directory"}]
+    assert list(courier.errands) == [made.id]
+    second["in_use"].close()
+
+
+def test_a_courier_whose_training_was_killed_within_a_line_still_ends(read, orders):
+    with pytest.raises(json.JSONDecodeError):
+        read('{"open": "rec')
+    assert list(orders.queue) == [None]
+
+
+def test_a_courier_may_open_as_many_files_as_the_system_allows():
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 256), most))
+    try:
+        _allow_many_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))

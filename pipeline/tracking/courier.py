@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import queue
+import resource
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from pipeline.address import reason
+from pipeline.command import one_line
 from pipeline.errors import DataError
 from pipeline.tracking.calls import answer_to, heard
 from pipeline.tracking.delivery import Destination, RunDeleted, deliver
@@ -100,7 +102,9 @@ class Courier:
 
     def take(self, order: dict[str, Any]) -> None:
         """Do what a line of stdin says."""
-        if "open" in order:
+        if "unmarked" in order:  # and so not brought: `pipeline.sync` does that
+            self.say({"record": Path(order["open"]).name, "away": order["unmarked"]})
+        elif "open" in order:
             record = Record(Path(order["open"]))
             store = self.stores.setdefault(order["uri"], Store(Destination(order["uri"])))
             self.errands[record.id] = Errand(record, store, order["in_use"], is_new=order["new"])
@@ -230,18 +234,35 @@ def _read(orders: Orders, terminal: TextIO) -> None:
     Nor do the imports go on for a training that has ended without an order, as its settings were wrong.
     """
     alone = has_orders = False
-    for line in sys.stdin.buffer:
-        has_orders = True
-        order = json.loads(line)
-        if "open" in order:
-            order["in_use"] = Record(Path(order["open"])).use()
-        alone = alone or order.get("alone", False)
-        orders.put(order)
-    if not has_orders:
-        os._exit(0)
-    if not alone:
-        terminal.close()
-    orders.put(None)
+    try:
+        for line in sys.stdin.buffer:
+            has_orders = True
+            order = json.loads(line)
+            if "open" in order:
+                _mark(order)
+            alone = alone or order.get("alone", False)
+            orders.put(order)
+        if not has_orders:
+            os._exit(0)
+        if not alone:
+            terminal.close()
+    finally:  # whatever happened: without an end what was taken would be in use for ever
+        orders.put(None)
+
+
+def _mark(order: dict[str, Any]) -> None:
+    """Mark the record of an order as in use, or note in the order why that cannot be."""
+    try:
+        order["in_use"] = Record(Path(order["open"])).use()
+    except OSError as error:  # as many files are open as may be
+        order["unmarked"] = one_line(error)
+
+
+def _allow_many_files() -> None:
+    """Allow as many open files as the system does: while a store is away, each record on its way holds one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS allows fewer than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> None:
@@ -250,6 +271,7 @@ def main() -> None:
         os._exit(0)
     if "--nice" in sys.argv[1:]:
         os.nice(NICENESS)
+    _allow_many_files()
     warnings.simplefilter("ignore")
     logging.disable()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
