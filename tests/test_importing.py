@@ -87,6 +87,19 @@ def test_a_run_that_still_runs_is_brought_and_again_when_it_goes_on(client, sour
     assert first.waits_for(KEY)
 
 
+def test_points_of_one_name_and_moment_are_all_brought_and_once(client, source, folder):
+    run_id = run_of(client, source)
+    for value in (0.25, 0.125):
+        client.log_metric(run_id, "loss", value, timestamp=7, step=1)
+    client.log_metric(run_id, "accuracy", 0.75, timestamp=7, step=1)
+    for _ in range(2):
+        (record,) = brought(source, folder)
+        points = [one for one, _ in record.points()]
+        assert {(one.time, one.step) for one in points} == {(7, 1)}
+        assert sorted(value for one in points for value in one.metrics.values()) == [0.125, 0.25, 0.5, 0.75]
+        client.set_tag(run_id, "seen", "again")
+
+
 @pytest.fixture
 def private(tmp_path):
     (tmp_path / "private").mkdir()

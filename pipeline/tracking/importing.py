@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -271,17 +271,20 @@ def _dataset(one: Any) -> dict[str, Any]:
 
 
 def _copy_points(client: Any, run: Any, record: Record) -> None:
-    """Write each point that is not there with its own time and step; those of one moment share a line."""
+    """Write each point that is not there with its own time and step; those of one moment share a line, if not a name."""
     known = {
         (one.time, one.step, name, repr(one.metrics[name])) for one, _ in record.points() for name in one.metrics
     }
-    lines: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    lines: dict[tuple[int, int, int], dict[str, float]] = defaultdict(dict)
     for name in run.data.metrics:
+        n_points: Counter[tuple[int, int]] = Counter()  # of one moment: MLflow tells points apart by value, too
         for point in client.get_metric_history(run.info.run_id, name):
-            if (point.timestamp, point.step, name, repr(point.value)) not in known:
-                lines[point.timestamp, point.step][name] = point.value
+            moment = point.timestamp, point.step
+            if (*moment, name, repr(point.value)) not in known:
+                lines[*moment, n_points[moment]][name] = point.value
+                n_points[moment] += 1
     writer = PointsWriter(record)
-    for (at, step), metrics in sorted(lines.items()):
+    for (at, step, _), metrics in sorted(lines.items()):
         writer.append(step, metrics, at)
     writer.close()
 
