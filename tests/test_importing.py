@@ -2,10 +2,12 @@
 
 import contextlib
 import sqlite3
+import threading
 
 import pytest
 
-from pipeline.tracking.importing import import_runs
+from pipeline.tracking import importing
+from pipeline.tracking.importing import LOCK_FILE, import_runs
 from pipeline.tracking.records import Delivered, Opening, Record
 from pipeline.tracking.store import open_experiment
 
@@ -48,6 +50,10 @@ def brought(source, folder) -> list[Record]:
     return records
 
 
+def names_in(folder) -> set[str]:
+    return {found.name for found in folder.iterdir() if found.name != LOCK_FILE}
+
+
 def test_a_store_that_was_moved_with_its_folder_brings_its_files(client, source, folder, tmp_path):
     run_id = run_of(client, source, weights_sha256="w")
     client.log_text(run_id, "hello", "deep/a.txt")
@@ -62,7 +68,7 @@ def test_a_run_whose_files_are_gone_is_told_and_makes_no_record(client, source, 
     (tmp_path / "source" / "mlartifacts").rename(tmp_path / "elsewhere")
     records, n_lost = import_runs(source, "neural-nets", KEY, folder)
     assert ([record.id for record in records], n_lost) == ([fileless], 1)
-    assert [found.name for found in folder.iterdir()] == [fileless]
+    assert names_in(folder) == {fileless}
     assert "left out, as its files are not there: " in caplog.messages[0]
 
 
@@ -98,6 +104,25 @@ def test_points_of_one_name_and_moment_are_all_brought_and_once(client, source, 
         assert {(one.time, one.step) for one in points} == {(7, 1)}
         assert sorted(value for one in points for value in one.metrics.values()) == [0.125, 0.25, 0.5, 0.75]
         client.set_tag(run_id, "seen", "again")
+
+
+def test_of_two_imports_at_once_one_makes_the_record_and_the_other_finds_it(client, source, folder, monkeypatch):
+    run_of(client, source)
+    filled = []
+    plain = importing._fill
+    second = threading.Thread(target=brought, args=(source, folder))
+
+    def fill(source, run, record, files):
+        filled.append(record)
+        if len(filled) == 1:
+            second.start()
+            second.join(timeout=1)  # in which it would have made a record of its own
+        plain(source, run, record, files)
+
+    monkeypatch.setattr(importing, "_fill", fill)
+    brought(source, folder)
+    second.join()
+    assert len(filled) == 1
 
 
 @pytest.fixture
@@ -154,7 +179,7 @@ def test_a_model_that_is_not_the_stores_is_not_read(client, source, folder, priv
     hold(source, f"UPDATE logged_models SET artifact_location = '{location.format(private)}'")
     assert import_runs(source, "neural-nets", KEY, folder) == ([], 1)
     assert str(private) in caplog.messages[0]
-    assert list(folder.iterdir()) == []
+    assert names_in(folder) == set()
 
 
 @pytest.mark.parametrize("tag", ["../victim", ".", "", "{}/victim", "A" * 32, "a" * 31])
@@ -166,4 +191,4 @@ def test_a_tag_that_is_no_id_names_no_folder(client, source, folder, tmp_path, t
     import_runs(source, "neural-nets", KEY, folder)
     assert (tmp_path / "victim" / "thesis.txt").read_text() == "mine"
     assert mine.opening.name == "mine"
-    assert {found.name for found in folder.iterdir()} == {mine.id, run_id}
+    assert names_in(folder) == {mine.id, run_id}

@@ -23,6 +23,7 @@ from pipeline.address import reason, redact
 from pipeline.errors import DataError, SettingsError
 from pipeline.files import replacing
 from pipeline.tracking.delivery import PARENT_TAG
+from pipeline.tracking.locks import locked
 from pipeline.tracking.models import RECORD_TAG, Parts, has_parts
 from pipeline.tracking.records import KILLED, RUNNING, Opening, PointsWriter, Record, now
 from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors, store_root
@@ -31,6 +32,7 @@ PAGE = 1000
 SOURCE_TAG = "imported_from"  # the run in the other store
 STATUS_TAG = "imported_status"  # that it had there; one that is RUNNING is KILLED here until it is brought again
 STAMP_FILE = "imported.sha256"  # in a record: of what the other store had
+LOCK_FILE = ".import.lock"  # among the records: one run is imported at a time
 RECORD_ID = re.compile("[0-9a-f]{32}")  # no other text of a store becomes a folder's name
 FOLDERS = ("mlartifacts", "mlruns")  # what a store's files stand in
 POINTING = ("runs", "models")  # schemes of addresses that MLflow follows to others, which may be any folder
@@ -193,15 +195,17 @@ def _import(source: Source, run: Any, ids: dict[str, str], key: str, folder: Pat
     record = Record(folder / ids[run.info.run_id])
     files = source.files(run)
     stamp = _stamp(run, files)
-    if not (record.folder / "run.json").exists():
-        with replacing(record.folder) as new:
-            made = Record.create(opening_of(source.client, run, ids, key), {}, new.name, new.parent)
-            _fill(source, run, made, files)
-            (made.folder / STAMP_FILE).write_text(stamp, encoding="utf-8")
-    elif record.state.tags.get(SOURCE_TAG) == run.info.run_id and _last_stamp(record) != stamp:
-        _fill(source, run, record, files)
-        with replacing(record.folder / STAMP_FILE) as new:
-            new.write_text(stamp, encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK_FILE):  # or of two imports at once, one takes a record away that the other is bringing
+        if not (record.folder / "run.json").exists():
+            with replacing(record.folder) as new:
+                made = Record.create(opening_of(source.client, run, ids, key), {}, new.name, new.parent)
+                _fill(source, run, made, files)
+                (made.folder / STAMP_FILE).write_text(stamp, encoding="utf-8")
+        elif record.state.tags.get(SOURCE_TAG) == run.info.run_id and _last_stamp(record) != stamp:
+            _fill(source, run, record, files)
+            with replacing(record.folder / STAMP_FILE) as new:
+                new.write_text(stamp, encoding="utf-8")
     return record
 
 
@@ -271,7 +275,7 @@ def _dataset(one: Any) -> dict[str, Any]:
 
 
 def _copy_points(client: Any, run: Any, record: Record) -> None:
-    """Write each point that is not there with its own time and step; those of one moment share a line, if not a name."""
+    """Write each point that is not there with its own time and step; a line has those of one moment, once a name."""
     known = {
         (one.time, one.step, name, repr(one.metrics[name])) for one, _ in record.points() for name in one.metrics
     }
