@@ -1,11 +1,13 @@
 """The runs of another store as records: what stands in that store steers nothing on this disk."""
 
 import contextlib
+import re
 import sqlite3
 import threading
 
 import pytest
 
+from pipeline.errors import SettingsError
 from pipeline.tracking import importing
 from pipeline.tracking.importing import LOCK_FILE, import_runs
 from pipeline.tracking.records import Delivered, Opening, Record
@@ -44,6 +46,19 @@ def run_of(client, source, status="FINISHED", **tags) -> str:
     return run_id
 
 
+def add_model(client, source, run_id) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    model = client.create_logged_model(open_experiment(source, "neural-nets"), source_run_id=run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def hold(source, sql: str) -> None:
+    """Change a store as whoever made it can."""
+    with contextlib.closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as database, database:
+        database.execute(sql)
+
+
 def brought(source, folder) -> list[Record]:
     records, n_lost = import_runs(source, "neural-nets", KEY, folder)
     assert n_lost == 0
@@ -69,7 +84,7 @@ def test_a_run_whose_files_are_gone_is_told_and_makes_no_record(client, source, 
     records, n_lost = import_runs(source, "neural-nets", KEY, folder)
     assert ([record.id for record in records], n_lost) == ([fileless], 1)
     assert names_in(folder) == {fileless}
-    assert "left out, as its files are not there: " in caplog.messages[0]
+    assert "left out: its files are not there: " in caplog.messages[0]
 
 
 def test_a_run_that_still_runs_is_brought_and_again_when_it_goes_on(client, source, folder):
@@ -125,6 +140,65 @@ def test_of_two_imports_at_once_one_makes_the_record_and_the_other_finds_it(clie
     assert len(filled) == 1
 
 
+def test_a_part_of_a_run_that_is_left_out_waits_for_it(client, source, folder, tmp_path, caplog):
+    parent = run_of(client, source, weights_sha256="w")
+    client.log_text(parent, "hello", "a.txt")
+    part = run_of(client, source, **{"mlflow.parentRunId": parent})
+    files = tmp_path / "source" / "mlartifacts"
+    files.rename(tmp_path / "away")
+    assert import_runs(source, "neural-nets", KEY, folder) == ([], 2)
+    assert caplog.messages[1].endswith(f"left out: so is the run {parent[:8]} that it is part of")
+    (tmp_path / "away").rename(files)
+    assert [(record.id, record.opening.parent) for record in brought(source, folder)] == [
+        (parent, None),
+        (part, parent),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "n_rows"),
+    [('{"num_rows": 7}', 7), ("no json", None), ("[1]", None), ('{"num_rows": [7]}', None), ("", None)],
+)
+def test_a_dataset_is_brought_whatever_its_profile_says(client, source, folder, profile, n_rows):
+    from mlflow.entities import Dataset, DatasetInput
+
+    client.log_inputs(run_of(client, source), [DatasetInput(Dataset("mnist", "d", "local", "{}", profile=profile))])
+    (record,) = brought(source, folder)
+    assert [one["n_rows"] for one in record.opening.datasets] == [n_rows]
+
+
+@pytest.fixture
+def odd(client, source) -> str:
+    """Return a run whose model is gone."""
+    run_id = run_of(client, source)
+    client.log_text(run_id, "hello", "a.txt")
+    add_model(client, source, run_id)
+    hold(source, "DELETE FROM logged_models")
+    return run_id
+
+
+def test_what_is_wrong_with_one_run_leaves_out_that_one(client, source, folder, odd, caplog):
+    whole = run_of(client, source)
+    records, n_lost = import_runs(source, "neural-nets", KEY, folder)
+    assert ([record.id for record in records], n_lost) == ([whole], 1)
+    (line,) = caplog.messages
+    assert re.match(rf"{odd[:8]}  \S+: left out: .*\bm-\w+\b.* not found", line)
+    assert names_in(folder) == {whole}
+
+
+def test_a_store_that_is_away_in_the_middle_is_one_line_not_one_a_run(source, folder, odd, caplog, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*given, **more):
+        raise MlflowException("Connection refused")
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", refuse)
+    with pytest.raises(SettingsError, match=r"mlflow\.db cannot be read: connection refused$"):
+        import_runs(source, "neural-nets", KEY, folder)
+    assert caplog.messages == []
+
+
 @pytest.fixture
 def private(tmp_path):
     (tmp_path / "private").mkdir()
@@ -138,12 +212,6 @@ def assert_left_out(source, folder, caplog, named) -> None:
     assert "left out: --from: files below" in line
     assert str(named) in line
     assert not [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == b"mine"]
-
-
-def hold(source, sql: str) -> None:
-    """Change a store as whoever made it can."""
-    with contextlib.closing(sqlite3.connect(source.removeprefix("sqlite:///"))) as database, database:
-        database.execute(sql)
 
 
 @pytest.mark.parametrize("address", ["file://{}", "{}", "file://{}/../private"])
@@ -170,11 +238,8 @@ def test_a_link_out_of_a_runs_files_is_not_followed(client, source, folder, priv
 
 @pytest.mark.parametrize("location", ["file://{}", "runs:/{}/deep"])
 def test_a_model_that_is_not_the_stores_is_not_read(client, source, folder, private, caplog, location):
-    from mlflow.entities import LoggedModelOutput
-
     run_id = run_of(client, source)
-    model = client.create_logged_model(open_experiment(source, "neural-nets"), source_run_id=run_id)
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    add_model(client, source, run_id)
     client.log_text(run_id, "hello", "deep/a.txt")
     hold(source, f"UPDATE logged_models SET artifact_location = '{location.format(private)}'")
     assert import_runs(source, "neural-nets", KEY, folder) == ([], 1)

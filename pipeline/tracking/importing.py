@@ -5,6 +5,7 @@ mlartifacts/ the files are found beside it, wherever they stood when they were l
 any folder of this disk, so that files are taken from the store's own folder alone.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -29,6 +30,7 @@ from pipeline.tracking.records import KILLED, RUNNING, Opening, PointsWriter, Re
 from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors, store_root
 
 PAGE = 1000
+SHORT_ID = 8
 SOURCE_TAG = "imported_from"  # the run in the other store
 STATUS_TAG = "imported_status"  # that it had there; one that is RUNNING is KILLED here until it is brought again
 STAMP_FILE = "imported.sha256"  # in a record: of what the other store had
@@ -63,23 +65,33 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list
         runs = _runs(source.client, uri, experiment)
         ids = {run.info.run_id: _record_id(run) for run in runs}
         runs.sort(key=lambda run: (PARENT_TAG in run.data.tags, run.info.start_time))
-        records, n_lost = [], 0
+        records: list[Record] = []
+        left_out: set[str] = set()
         for run in runs:
+            parent = run.data.tags.get(PARENT_TAG)
             try:
+                if parent in left_out:  # brought without it, the run would never be its part
+                    raise DataError(f"so is the run {parent[:SHORT_ID]} that it is part of")
                 records.append(_import(source, run, ids, key, folder))
-            except FileNotFoundError as error:
-                n_lost += 1
-                log.warning("%s  %s: left out, as its files are not there: %s", *_names(run), error.filename)
-            except DataError as error:
-                n_lost += 1
-                log.warning("%s  %s: left out: %s", *_names(run), error)
+            except Exception as error:  # of MLflow, a database, the network or S3; or of what a hostile store holds
+                why = _why_left_out(source, error)
+                left_out.add(run.info.run_id)
+                log.warning("%s  %s: left out: %s", run.info.run_id[:SHORT_ID], run.info.run_name, why)
     except (MlflowException, *database_errors()) as error:
         raise SettingsError(f"--from: {redact(uri)} cannot be read: {reason(error)}") from None
-    return records, n_lost
+    return records, len(left_out)
 
 
-def _names(run: Any) -> tuple[str, str]:
-    return run.info.run_id[:8], run.info.run_name
+def _why_left_out(source: "Source", error: Exception) -> str:
+    """Return why a run cannot be brought; raise what concerns others, too: an error of this disk, a store away."""
+    if isinstance(error, FileNotFoundError):
+        return f"its files are not there: {error.filename}"
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        raise error
+    source.client.search_experiments(max_results=1)
+    return reason(error)
 
 
 class Source:
@@ -264,14 +276,21 @@ def _fill(source: Source, run: Any, record: Record, files: dict[str, int]) -> No
 
 def _dataset(one: Any) -> dict[str, Any]:
     contexts = [tag.value for tag in one.tags if tag.key == "mlflow.data.context"]
-    profile = json.loads(one.dataset.profile or "{}")
     return {
         "name": one.dataset.name,
         "digest": one.dataset.digest,
         "source": one.dataset.source,
-        "n_rows": profile.get("num_rows"),
+        "n_rows": _n_rows(one.dataset.profile),
         "context": contexts[0] if contexts else "",
     }
+
+
+def _n_rows(profile: str | None) -> int | None:
+    """Return the number of rows that a dataset's profile tells, which may be any text; None: it tells none."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        found = json.loads(profile or "")["num_rows"]
+        return found if isinstance(found, int) else None
+    return None
 
 
 def _copy_points(client: Any, run: Any, record: Record) -> None:
