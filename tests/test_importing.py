@@ -221,6 +221,22 @@ def test_a_folder_that_is_not_the_stores_is_not_read(client, source, folder, pri
     assert_left_out(source, folder, caplog, private)
 
 
+def test_of_what_stands_beside_a_store_only_its_files_are_read(client, source, folder, private, caplog):
+    run_of(client, source)
+    private.rename(private.parent / "source" / "private")
+    hold(source, f"UPDATE runs SET artifact_uri = '{private.parent}/source/private'")
+    assert_left_out(source, folder, caplog, "source/private")
+
+
+def test_a_database_that_is_not_mlflows_gets_no_tables_of_it(folder, tmp_path):
+    study = f"sqlite:///{tmp_path}/study.db"
+    hold(study, "CREATE TABLE trials (id)")
+    with pytest.raises(SettingsError, match=r"study\.db: a store of MLflow's is needed"):
+        import_runs(study, "neural-nets", KEY, folder)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("trials",)]
+
+
 def test_a_way_out_of_the_stores_folder_is_not_gone(client, source, folder, private, caplog):
     run_of(client, source)
     (private.parent / "source" / "mlartifacts").mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -58,9 +59,9 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list
     from mlflow.exceptions import MlflowException
 
     check_uri(uri)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise SettingsError(f"--from: {uri}: no such file")
     try:
+        if uri.startswith(SQLITE):
+            _check_is_store(uri)
         source = Source(client_of(uri), uri)
         runs = _runs(source.client, uri, experiment)
         ids = {run.info.run_id: _record_id(run) for run in runs}
@@ -82,6 +83,16 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list
     return records, len(left_out)
 
 
+def _check_is_store(uri: str) -> None:
+    """Raise SettingsError where a SQLite file is none of MLflow's: MLflow would write its tables into it."""
+    file = Path(uri.removeprefix(SQLITE))
+    if not file.is_file():
+        raise SettingsError(f"--from: {uri}: no such file")
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            raise SettingsError(f"--from: {uri}: a store of MLflow's is needed, but it has no table experiments")
+
+
 def _why_left_out(source: "Source", error: Exception) -> str:
     """Return why a run cannot be brought; raise what concerns others, too: an error of this disk, a store away."""
     if isinstance(error, FileNotFoundError):
@@ -99,7 +110,8 @@ class Source:
 
     Attributes:
         client: MLflow's.
-        folder: of a SQLite file; of another store, this project's, as `store.open_experiment` has it.
+        folder: of a SQLite file; of another store, this project's, as `store.open_experiment` has it. Only what
+            stands in its FOLDERS is the store's: the folder itself may be anyone's home.
     """
 
     def __init__(self, client: Any, uri: str) -> None:
@@ -127,10 +139,11 @@ class Source:
         there = [place for place in places if place.is_dir()]
         if not there:
             raise FileNotFoundError(2, os.strerror(2), str(noted))
-        own = next((place for place in there if place.resolve().is_relative_to(self.folder)), None)
-        if own is None:
-            raise DataError(f"--from: files below {self.folder} are needed, but got {noted}: copy them there")
-        return own
+        for place in there:
+            if any(place.resolve().is_relative_to(self.folder / name) for name in FOLDERS):
+                return place
+        own = self.folder / FOLDERS[0]
+        raise DataError(f"--from: files below {own} are needed, but got {noted}: copy them there")
 
     def files(self, run: Any) -> dict[str, int]:
         """Return the artifacts of a run by name, with their sizes.
