@@ -7,6 +7,7 @@ of its files; where the stamp no longer fits, or there is no line, the record it
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.tracking.records import Record
@@ -90,14 +91,29 @@ def newest(store: str, folder: Path) -> Record | None:
     return Record(folder / max(ended)[1]) if ended else None
 
 
-def drop(store: str, folder: Path) -> None:
-    """Forget which records a store has whole.
+@contextlib.contextmanager
+def dropped(store: str, folder: Path) -> Iterator[None]:
+    """Forget which records a store has whole; `is_dropping` until the block is done, by this process or a later one.
 
     Args:
         store: its address without secrets.
         folder: of the records.
     """
+    mark = _mark(folder, store)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    yield
     _file(folder, store).unlink(missing_ok=True)
+    mark.unlink(missing_ok=True)
+
+
+def is_dropping(store: str, folder: Path) -> bool:
+    """Return whether `dropped` was begun and not ended."""
+    return _mark(folder, store).exists()
+
+
+def _mark(folder: Path, store: str) -> Path:
+    return _file(folder, store).with_suffix(".dropping")
 
 
 def _file(folder: Path, store: str) -> Path:

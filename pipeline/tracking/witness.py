@@ -15,6 +15,8 @@ ACTIVE = "active"
 def still_has(to: Destination) -> bool:
     """Return whether a store has the run that it got last, as it got it or newer, or deleted; also if it got none.
 
+    It has not as long as `forget` was begun and not ended, whatever it may have got in the meantime.
+
     A run that others go on with, as they do with a sweep from another machine, keeps its end in MLflow until it has a
     later one: only a store from before that end has an earlier one, or none.
 
@@ -24,6 +26,8 @@ def still_has(to: Destination) -> bool:
     Raises:
         Exception: whatever MLflow raises where the store does not answer.
     """
+    if ledger.is_dropping(to.key, records_folder()):
+        return False
     record = ledger.newest(to.key, records_folder())
     if record is None:
         return True
@@ -47,8 +51,8 @@ def forget(key: str) -> None:
     Args:
         key: its address without secrets.
     """
-    for record in all_records():
-        if record.delivered(key) != Delivered():
-            with record.delivering():
-                record.save_delivered(key, Delivered())
-    ledger.drop(key, records_folder())
+    with ledger.dropped(key, records_folder()):
+        for record in all_records():
+            if record.delivered(key) != Delivered():
+                with record.delivering():
+                    record.save_delivered(key, Delivered())

@@ -28,9 +28,9 @@ def on(monkeypatch, tmp_path):
     return move
 
 
-def sweep(to, best: str, points: bool = True, **state) -> Record:
+def sweep(to, best: str, points: bool = True, record_id: str = SWEEP, **state) -> Record:
     """Bring what this machine has of the sweep, with the tag of its best trial and a leaderboard."""
-    record = Record.create(Opening("sweep", to.key, "neural-nets"), {}, SWEEP)
+    record = Record.create(Opening("sweep", to.key, "neural-nets"), {}, record_id)
     if points:
         writer = PointsWriter(record)
         writer.append(1, {"best_val_loss": 0.5}, at=5)
@@ -90,3 +90,22 @@ def test_what_was_added_to_a_record_while_the_store_was_away_is_not_lost(to, on)
     assert still_has(to)
     record.save_delivered(to.key, replace(record.delivered(to.key), offset=record.points_size))
     assert not still_has(to)  # it has lost what it had got
+
+
+def test_a_store_is_forgotten_as_a_whole_also_if_a_process_is_killed_in_it(to, on, monkeypatch):
+    on("first")
+    brought = [sweep(to, "3", record_id=letter * 32, status=FINISHED, end_time=1_000) for letter in "ab"]
+    plain = Record.save_delivered
+
+    def killed(record, *given):
+        plain(record, *given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Record, "save_delivered", killed)
+        forget(to.key)
+    sweep(to, "3", record_id="c" * 32, status=FINISHED, end_time=2_000)  # a training goes to the store made anew
+    assert not still_has(to)
+    forget(to.key)
+    assert [record.delivered(to.key) for record in brought] == [Delivered()] * 2
+    assert still_has(to)
