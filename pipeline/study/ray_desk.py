@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,7 @@ class Far:
 
     def inputs(self, settings: Settings) -> tuple[str | None, str | None]:
         """Return the md5s of the data and of the first weights, which are to be brought."""
-        import ray
-
-        md5s: tuple[str, str | None] = ray.get(self._clerk.inputs.remote(settings))
+        md5s: tuple[str, str | None] = _got(self._clerk.inputs.remote(settings))
         return md5s
 
     def reused(self, settings: Settings, key: str, overrides: Sequence[str]) -> Outcome | None:
@@ -47,9 +46,15 @@ class Far:
         return rows
 
     def _ask(self, question: str, *given: Any) -> Any:
-        import ray
+        return _got(self._clerk.answer.remote(question, *given))
 
-        return ray.get(self._clerk.answer.remote(question, *given))
+
+def _got(answer: Any) -> Any:
+    """Return an answer; another thread waits for it, as Ray gives away the CPU of a job whose main thread waits."""
+    import ray
+
+    with ThreadPoolExecutor(1) as waiting:
+        return waiting.submit(ray.get, answer).result()
 
 
 class _Teller(logging.Handler):

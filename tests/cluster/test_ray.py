@@ -1,6 +1,7 @@
 """Sweeps on a Ray cluster of two nodes: shared out, killed, resumed, refused; and where data and records are."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,17 +11,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
 import pytest
 from nodes import Node
-from tracked import wait_until
+
+from pipeline.tracking.records import Record
 
 EPOCHS = 60  # long enough to be killed within
-DIGITS = ("net=keras", "mnist=digits", f"keras.epochs={EPOCHS}", "keras.batch_size=32")
+DIGITS = ("net=keras", "mnist=digits", "keras.batch_size=32")
 SPACE = ("keras.learning_rate=tag(log, interval(1e-4, 1e-2))", "keras.units=16,32,64")
 LEFT_SECONDS = 60
 
@@ -80,6 +82,9 @@ class Team:
             return []
         finally:
             known.engine.dispose()
+
+    def n_done(self, storage: str, name: str) -> int:
+        return sum(trial.state.is_finished() for trial in self.trials(storage, name))
 
     def children(self) -> list:
         """Return the runs that are parts of others, once none is left running, or after LEFT_SECONDS."""
@@ -164,9 +169,10 @@ def test_a_study_on_two_nodes_of_which_one_dies(mortal, database):
     """20 ended trials, none lost or doubled; every child run ended; the winner is the same on one machine."""
     team = mortal
     sweep = ("-m", "hydra/sweeper=study", "hydra.sweeper.study_name=s", f"hydra.sweeper.storage={database}", *DIGITS)
-    process = team.start(*sweep, *SPACE, "hydra.sweeper.n_trials=20", "hydra.sweeper.n_jobs=2", *team.shared)
+    sweep = (*sweep, *SPACE, f"keras.epochs={EPOCHS}")
+    process = team.start(*sweep, "hydra.sweeper.n_trials=20", "hydra.sweeper.n_jobs=2", *team.shared)
     dying = team.nodes[1]
-    record = wait_for_one_in_hand(team, process, database, dying)
+    record = wait_for_one_in_hand(process, dying, is_time=lambda: team.n_done(database, "s") >= 6)
     dying.kill()
     done = team.end(process)
 
@@ -214,20 +220,21 @@ def assert_no_secret_is_in_a_file(team: Team) -> None:
     assert [path for path in logs if any(secret in path.read_bytes() for secret in hidden)] == []
 
 
-def wait_for_one_in_hand(team: Team, process: subprocess.Popen, storage: str, node: Node) -> str:
-    """Return the record of the training that a node has in hand, once some of the study are done."""
+def wait_for_one_in_hand(
+    process: subprocess.Popen, node: Node, epochs: int = EPOCHS, is_time: Callable[[], bool] = lambda: True
+) -> str:
+    """Return the record of the training that a node has in hand, as soon as a sweep has one when it is time."""
     while process.poll() is None:
-        n_done = sum(trial.state.is_finished() for trial in team.trials(storage, "s"))
-        if n_done >= 6 and (record := in_hand(node)):
+        if is_time() and (record := in_hand(node, epochs)):
             return record
         time.sleep(0.05)
     raise AssertionError(process.communicate())
 
 
-def in_hand(node: Node) -> str | None:
-    """Return the record of a training of EPOCHS that a node is in the first half of, and that MLflow has."""
+def in_hand(node: Node, epochs: int) -> str | None:
+    """Return the record of a training that a node is in the first half of, and that MLflow has."""
     for file in node.records.glob("*/delivered.json"):
-        if 0 < len(file.with_name("metrics.jsonl").read_text().splitlines()) < EPOCHS / 2:
+        if 0 < len(file.with_name("metrics.jsonl").read_text().splitlines()) < epochs / 2:
             return file.parent.name
     return None
 
@@ -254,6 +261,8 @@ def test_a_grid_on_two_nodes_and_what_it_has_trained_is_reused(team):
     assert {run.data.tags["record"] for run in runs} == {one["record_id"] for one in outcomes}
     assert Counter(run.info.status for run in runs) == {"FINISHED": 4}
     assert all(list(node.records.glob("*/run.json")) for node in team.nodes)
+    for node in team.nodes:
+        assert_one_after_the_other(node, {one["record_id"] for one in outcomes})
     best = min(outcomes, key=lambda one: one["value"])
     assert [run.data.tags["record"] for run in runs if run.outputs.model_outputs] == [best["record_id"]]
     md5 = runs[0].data.tags["data.md5"]
@@ -264,14 +273,21 @@ def test_a_grid_on_two_nodes_and_what_it_has_trained_is_reused(team):
     assert len(team.children()) == 4
 
 
+def assert_one_after_the_other(node: Node, record_ids: set[str]) -> None:
+    """Make sure that a node, which has one processor, has trained no two of these at once."""
+    here = [Record(folder) for folder in node.records.iterdir() if folder.name in record_ids]
+    spans = sorted((record.opening.start_time, record.state.end_time) for record in here)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), spans
+
+
 @pytest.mark.slow
 def test_a_job_of_a_grid_whose_node_dies_is_begun_again_elsewhere(mortal):
     team = mortal
     grid = ("-m", "hydra/launcher=ray", f"hydra.launcher.ray.init.address={team.nodes[0].address}", *DIGITS)
-    process = team.start(*grid, "keras.units=16,32,64,128", "hydra.sweep.dir=multirun/g")
+    epochs = 2 * EPOCHS
+    process = team.start(*grid, "keras.units=16,32,64,128", f"keras.epochs={epochs}", "hydra.sweep.dir=multirun/g")
     dying = team.nodes[1]
-    wait_until(lambda: in_hand(dying) or process.poll() is not None, LEFT_SECONDS * 5)
-    record = in_hand(dying)
+    record = wait_for_one_in_hand(process, dying, epochs)
     dying.kill()
     done = team.end(process)
     assert len(re.findall(r"^trial \d \(\d/4\)  val_loss", done.stderr, re.MULTILINE)) == 4, done.stderr
