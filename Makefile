@@ -98,12 +98,16 @@ chromium:
 		&& apt-get -qq install --no-install-recommends chromium >/dev/null 2>&1 </dev/null; } \
 		|| echo "No Chromium here: the browser tests will be skipped."
 
-# For the tests of a team's set-up; where PostgreSQL cannot be installed, those that need it are skipped.
+# For the tests of a team's set-up; where PostgreSQL cannot be installed, those that need it are skipped, but fail with
+# CLUSTER=required. Without NO_MAIN Debian's package makes and starts a server of its own, on port 5432.
+NO_MAIN := /etc/postgresql-common/createcluster.d/no-main.conf
 postgres:
 	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] \
 		&& command -v apt-get >/dev/null && echo "Installing Debian's PostgreSQL for the tests." \
-		&& export DEBIAN_FRONTEND=noninteractive && apt-get -qq update >/dev/null 2>&1 </dev/null \
-		&& apt-get -qq install --no-install-recommends postgresql >/dev/null 2>&1 </dev/null; } \
+		&& mkdir -p $(dir $(NO_MAIN)) && echo "create_main_cluster = false" >$(NO_MAIN) \
+		&& trap 'rm -f $(NO_MAIN)' EXIT && export DEBIAN_FRONTEND=noninteractive \
+		&& { told=$$({ apt-get -qq update && apt-get -qq install --no-install-recommends postgresql; } \
+			2>&1 >/dev/null </dev/null) || { echo "$$told" | tail -1; false; }; }; } \
 		|| echo "No PostgreSQL here: the tests that need it will be skipped."
 
 .venv/bin/python3.11:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bare import bare
 from counted import pytest_terminal_summary
 from filelock import FileLock
 from repro_project import SMALL, STAGES, Project, ran
@@ -22,8 +23,6 @@ from pipeline.config import Settings, parse
 __all__ = ["pytest_terminal_summary"]
 
 ROOT = Path(__file__).resolve().parents[1]
-# what the caller's shell, a git hook or another test may have set, and a command under test is not to see
-LEAKS = ("DVC_", "MLFLOW_", "GIT_", "HYDRA_", "MAKE", "MFLAGS", "PYTHONDONTWRITEBYTECODE")
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +34,22 @@ def no_run_is_left_open():
         assert mlflow.active_run() is None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def bare_process():
+    """Keep from the tests' own process, too, what no command under test is to see."""
+    own = bare(os.environ)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - own.keys():
+            patch.delenv(name)
+        for name, value in own.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory) -> dict[str, str]:
-    """Return the environment of a command under test: this virtualenv first, no settings of DVC, MLflow or git."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(LEAKS)}
+    """Return the environment of a command under test: this virtualenv first, see `bare`."""
+    own = bare(os.environ)
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), own["PATH"]])
     own["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc"))
     own["PIPELINE_RECORDS"] = str(tmp_path_factory.mktemp("records"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, open_page
+from processes import living
 from tracked import track
 
 from pipeline import ui
@@ -24,7 +25,6 @@ from pipeline.tracking.pages import run_page
 from pipeline.tracking.table import history
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 90.0  # where other work has the processors; alone it takes 4
 # of each chart of curves: the runs that it shows, and their points
 CURVES = """
 Object.fromEntries([...document.querySelectorAll(".js-plotly-plot")]
@@ -48,12 +48,10 @@ def free_port() -> int:
 
 def group(leader: int) -> list[int]:
     """Return the living processes of a process group."""
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
-    fields = [line.split() for line in listed.splitlines()]
-    return [int(pid) for pgid, state, pid in fields if int(pgid) == leader and not state.startswith("Z")]
+    return [process.pid for process in living() if process.group == leader]
 
 
-def read_until(stream, text: str, seconds: float = START_SECONDS) -> str:
+def read_until(stream, text: str, seconds: float = ui.START_SECONDS) -> str:
     """Return what a process has said, as soon as it has said this."""
     said = b""
     end = time.monotonic() + seconds

@@ -1,12 +1,11 @@
 """What the tests of a team's set-up share; `make test-cluster` runs them, as they need more than the others do."""
 
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from services import S3, Postgres, TrackingServer, running, why_no_postgres
+from services import S3, Postgres, TrackingServer, missing, need, running, why_no_postgres
 from team import Team
 
 HERE = Path(__file__).parent
@@ -27,7 +26,8 @@ def pytest_collection_modifyitems(items) -> None:
 def postgres() -> Iterator[Postgres]:
     """Return PostgreSQL, running."""
     if why := why_no_postgres():
-        pytest.skip(why)
+        missing(why)
+    need("psycopg", "postgres")
     service = Postgres()
     with running(service, service.remove):
         yield service
@@ -42,8 +42,7 @@ def database(postgres) -> str:
 @pytest.fixture(scope="session")
 def tracking_server(tmp_path_factory, environment, postgres) -> Iterator[TrackingServer]:
     """Return an MLflow server on PostgreSQL that asks for a password, running; each test names its own experiment."""
-    if importlib.util.find_spec("flask_wtf") is None:
-        pytest.skip("no flask-wtf here: the extra `server` has it")
+    need("flask_wtf", "server")
     folder = tmp_path_factory.mktemp("server")
     with running(TrackingServer(folder, environment, postgres, "mlflow")) as service:
         yield service
@@ -52,8 +51,7 @@ def tracking_server(tmp_path_factory, environment, postgres) -> Iterator[Trackin
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory, environment) -> Iterator[S3]:
     """Return an S3 store, running and empty."""
-    if importlib.util.find_spec("moto") is None:
-        pytest.skip("no moto here: the extra `cluster` has it")
+    need("moto", "cluster")
     with running(S3(tmp_path_factory.mktemp("s3"), environment | S3.secret)) as service:
         yield service
 

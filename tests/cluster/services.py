@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import importlib.util
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -19,10 +20,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 HOST = "127.0.0.1"
 READY_SECONDS = 180  # slow machines take their time; measured: 2 s each, the MLflow server 15
 POSTGRES_USER = "postgres"  # of the system: PostgreSQL refuses to run as root
+AS_USER = {"user": POSTGRES_USER, "group": POSTGRES_USER, "extra_groups": []}
 DEBIAN = Path("/usr/lib/postgresql")
 
 
@@ -116,11 +121,9 @@ class Postgres(Service):
         self.password = secrets.token_hex(12)
         super().__init__(folder, {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"})
         self._data = folder / "data"
-        self._owner = {"user": POSTGRES_USER, "group": POSTGRES_USER, "extra_groups": []}
-        if os.geteuid() == 0:
+        self._owner = AS_USER if os.geteuid() == 0 else {}
+        if self._owner:
             shutil.chown(folder, POSTGRES_USER, POSTGRES_USER)
-        else:
-            self._owner = {}
 
     def command(self) -> list[str]:
         address = ("-p", str(self.port), "-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories=")
@@ -275,11 +278,42 @@ class S3(Service):
         return f"s3://{name}"
 
 
+def missing(why: str) -> NoReturn:
+    """Skip a test that needs what is not here; with CLUSTER=required, as in CI, fail it."""
+    (pytest.fail if os.environ.get("CLUSTER") == "required" else pytest.skip)(why)
+
+
+def need(package: str, extra: str) -> None:
+    """Skip or fail, see `missing`, where a package is not here."""
+    if importlib.util.find_spec(package) is None:
+        missing(f"no {package} here: the extra `{extra}` has it")
+
+
 def why_no_postgres() -> str:
     """Return why PostgreSQL cannot be had here; empty: it can."""
-    if not postgres_program("initdb"):
+    program = postgres_program("initdb")
+    if not program:
         return "no PostgreSQL here: apt-get install postgresql"
-    return "" if importlib.util.find_spec("psycopg") else "no psycopg here: the extra `postgres` has it"
+    return _why_not_as_user(program) if os.geteuid() == 0 else ""
+
+
+def _why_not_as_user(program: Path) -> str:
+    """Return why root cannot run a program as POSTGRES_USER in a temporary folder; empty: it can."""
+    try:
+        pwd.getpwnam(POSTGRES_USER)
+    except KeyError:
+        return f"no user {POSTGRES_USER} here, and PostgreSQL refuses to run as root: apt-get install postgresql"
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        shutil.chown(folder, POSTGRES_USER, POSTGRES_USER)
+        done = subprocess.run(
+            ["sh", "-c", 'test -w "$0" && "$1" --version', folder, program],
+            **AS_USER,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    told = done.stderr.strip() or f"{folder} is out of its reach, set TMPDIR"
+    return f"user {POSTGRES_USER} cannot run {program}: {told}" if done.returncode else ""
 
 
 @contextlib.contextmanager

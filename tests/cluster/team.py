@@ -1,5 +1,7 @@
 """A place in which commands run as a team's member has them: runs on a server, studies in PostgreSQL."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,7 +40,12 @@ class Team:
 
     def end(self, process: subprocess.Popen, code: int = 0) -> subprocess.CompletedProcess:
         """Wait for a command, and return what it said."""
-        out, err = process.communicate(timeout=DONE_SECONDS)
+        try:
+            out, err = process.communicate(timeout=DONE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # a sweep's workers, too
+            process.communicate()
+            raise
         assert process.returncode == code, f"{out[-3000:]}\n{err[-3000:]}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

@@ -18,6 +18,7 @@ from secrets import token_hex
 
 import pytest
 from nodes import Node
+from services import need
 
 from pipeline.tracking.records import Record
 
@@ -124,7 +125,7 @@ def secrets(postgres, tracking_server) -> Iterator[dict[str, str]]:
 @contextlib.contextmanager
 def running(folder: Path, checkout: Path, environment: dict[str, str], secrets: dict[str, str]) -> Iterator[Team]:
     """Yield a team whose cluster of two nodes runs."""
-    pytest.importorskip("ray")
+    need("ray", "ray")
     own = {name: value for name, value in environment.items() if name != "PIPELINE_RECORDS"}
     bare = shutil.ignore_patterns("cache")  # DVC's, in which an earlier test's data may stand
     places = [Path(shutil.copytree(checkout, folder / name, ignore=bare)) for name in ("head", "second")]

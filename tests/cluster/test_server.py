@@ -17,8 +17,9 @@ from services import HOST, free_port, status
 from tracked import wait_until
 from whole import assert_whole
 
+from pipeline import ui
+
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 180.0
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")  # importing mlflow.pyfunc
 
@@ -42,7 +43,7 @@ class Started:
 
     def wait(self) -> None:
         """Return when it serves."""
-        wait_until(lambda: self._says("Ctrl-C ends it") or self.process.poll() is not None, START_SECONDS)
+        wait_until(lambda: self._says("Ctrl-C ends it") or self.process.poll() is not None, ui.START_SECONDS)
         assert self.process.poll() is None, self.lines
 
     def _says(self, text: str) -> bool:

@@ -3,11 +3,17 @@
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
+import services
+import team
 import trainer
-from services import HOST, Postgres, Service, free_port, running, status
+from processes import living
+from services import HOST, Postgres, Service, free_port, need, running, status, why_no_postgres
+from team import Team
+from tracked import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +27,36 @@ def test_postgres_takes_its_password_from_the_environment_and_no_other(database,
     assert "no password supplied" in call("/", *asked, env={"PGUSER": postgres.user}, code=1).stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="for root alone, who may not run PostgreSQL")
+@pytest.mark.usefixtures("postgres")
+def test_why_root_cannot_have_postgres_is_told(tmp_path, monkeypatch):
+    tmp_path.chmod(0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert re.fullmatch(r"user postgres cannot run \S+: \S+ is out of its reach, set TMPDIR", why_no_postgres())
+    monkeypatch.setattr(services, "POSTGRES_USER", "no-such-user")
+    assert why_no_postgres().startswith("no user no-such-user here, and PostgreSQL refuses to run as root")
+
+
+def test_what_is_missing_is_an_error_where_it_is_required(monkeypatch):
+    monkeypatch.delenv("CLUSTER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no nothing here: the extra `server` has it"):
+        need("nothing", "server")
+    monkeypatch.setenv("CLUSTER", "required")
+    with pytest.raises(pytest.fail.Exception, match="no nothing here"):
+        need("nothing", "server")
+
+
+def test_a_command_that_takes_too_long_ends_with_all_that_it_has_started(tmp_path, environment, monkeypatch):
+    (tmp_path / "slow.py").write_text("import subprocess\nsubprocess.run(['sleep', '60'])\n")
+    process = Team(tmp_path, environment).start("slow")
+    wait_until(lambda: sum(one.group == process.pid for one in living()) > 1)
+    monkeypatch.setattr(team, "DONE_SECONDS", 0.1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        Team(tmp_path, environment).end(process)
+    wait_until(lambda: not any(one.group == process.pid for one in living()))
+
+
 def test_each_test_has_a_database_of_its_own(database, postgres):
     assert database != postgres.database("one_more")
 
@@ -30,8 +66,7 @@ def test_postgres_ends_with_all_its_processes():
     own = Postgres()
     with running(own, own.remove):
         pid = own.process.pid
-        told = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=True)
-        children = [int(text) for text in told.stdout.split()]
+        children = [process.pid for process in living() if process.parent == pid]
     assert len(children) >= 3
     for one in (pid, *children):
         with pytest.raises(ProcessLookupError):

@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from services import need
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("net=scratch", "synthetic.n_samples=300", "synthetic.n_train=200", "scratch.epochs=5")
-
-pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 
 @pytest.fixture
 def run(environment, new_store, tmp_path):
     """Return a function that runs a grid in a folder with a store of its own."""
+    need("submitit", "slurm")
     own = {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": new_store(tmp_path)}
     own["PIPELINE_RECORDS"] = str(tmp_path / "records")
 
