@@ -16,6 +16,12 @@ WORD = st.text("abcdefghij", min_size=1, max_size=8)
 PASSWORD = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=20).map(
     lambda text: f"Å{text}Å"
 )
+UNREACHED = (
+    "API request to http://host/api failed with exception HTTPConnectionPool(host='host', port=5000): Max retries "
+    "exceeded with url: /api (Caused by NewConnectionError('<urllib3.connection.HTTPConnection object at 0x7f5ba15>: "
+    "Failed to establish a new connection: {}'))"
+)
+OFFLINE = "names cannot be looked up: is this machine offline?"
 FAILED = "it answers with an error of its own, HTTP {}: its log says more"
 
 
@@ -62,6 +68,11 @@ def test_no_password_is_left_escaped_or_not(scheme, user, password):
          FAILED.format(500)),
         ("API request to endpoint /api failed with error code 503 != 200. Response body: '", FAILED.format(503)),
         ("502 Server Error: Bad Gateway for url: http://host/api", FAILED.format(502)),
+        (UNREACHED.format("Failed to resolve 'host' ([Errno -2] Name or service not known)"), "no such host"),
+        (UNREACHED.format("Failed to resolve 'host' ([Errno -3] Temporary failure in name resolution)"), OFFLINE),
+        ("failed to resolve host 'db': [Errno -3] Temporary failure in name resolution", OFFLINE),
+        (UNREACHED.format("[Errno 101] Network is unreachable"), "network is unreachable"),
+        (UNREACHED.format("[Errno 113] No route to host"), "no route to host"),
         ("a" * 300, "a" * 200 + "..."),
         ("", "OSError"),
         (f"tracking.uri: http://host cannot be opened: {NOT_LET_IN}", NOT_LET_IN),
