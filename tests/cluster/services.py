@@ -241,13 +241,15 @@ class TrackingServer(Service):
         return {"MLFLOW_TRACKING_URI": self.uri, **self.secret}
 
 
-def status(server: Service, *, auth: str | None, host: str | None = None) -> int:
-    """Return how an MLflow server answers a question of a client with this `user:password`."""
+QUESTION = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+
+
+def status(server: Service, *, auth: str | None, host: str | None = None, route: str = QUESTION) -> int:
+    """Return how an MLflow server answers a client with this `user:password`."""
     given = {"Authorization": f"Basic {base64.b64encode(auth.encode()).decode()}"} if auth else {}
     connection = http.client.HTTPConnection(HOST, server.port, timeout=60)
     with contextlib.closing(connection):
-        address = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-        connection.request("GET", address, headers=given | ({"Host": host} if host else {}))
+        connection.request("GET", route, headers=given | ({"Host": host} if host else {}))
         return connection.getresponse().status
 
 
@@ -269,13 +271,19 @@ class S3(Service):
 
     def bucket(self, name: str) -> str:
         """Make a bucket, and return its address."""
+        self._client().create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    def files(self, bucket: str) -> list[str]:
+        """Return the names of what a bucket holds, a thousand at most."""
+        return [found["Key"] for found in self._client().list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+    def _client(self):
         from botocore.session import get_session
 
         given = {"aws_access_key_id": self.secret["AWS_ACCESS_KEY_ID"], "region_name": "us-east-1"}
         given["aws_secret_access_key"] = self.secret["AWS_SECRET_ACCESS_KEY"]
-        client = get_session().create_client("s3", endpoint_url=self.endpoint, **given)
-        client.create_bucket(Bucket=name)
-        return f"s3://{name}"
+        return get_session().create_client("s3", endpoint_url=self.endpoint, **given)
 
 
 def missing(why: str) -> NoReturn:

@@ -269,7 +269,8 @@ def test_a_grid_on_two_nodes_and_what_it_has_trained_is_reused(team):
     md5 = runs[0].data.tags["data.md5"]
     assert all((node.project / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).is_file() for node in team.nodes)
 
-    again = team.run(*grid, *values, "hydra.sweep.dir=multirun/g/second")
+    whole = "+hydra.launcher.ray.remote.num_cpus=1"
+    again = team.run(*grid, *values, whole, "hydra.sweep.dir=multirun/g/second")
     assert len(re.findall(r"^trial \d \(\d/4\)  reused", again.stderr, re.MULTILINE)) == 4, again.stderr
     assert len(team.children()) == 4
 
@@ -286,7 +287,9 @@ def test_a_job_of_a_grid_whose_node_dies_is_begun_again_elsewhere(mortal):
     team = mortal
     grid = ("-m", "hydra/launcher=ray", f"hydra.launcher.ray.init.address={team.nodes[0].address}", *DIGITS)
     epochs = 2 * EPOCHS
-    process = team.start(*grid, "keras.units=16,32,64,128", f"keras.epochs={epochs}", "hydra.sweep.dir=multirun/g")
+    once = "+hydra.launcher.ray.remote.max_retries=1"
+    sweep = ("keras.units=16,32,64,128", f"keras.epochs={epochs}", "hydra.sweep.dir=multirun/g")
+    process = team.start(*grid, *sweep, once)
     dying = team.nodes[1]
     record = wait_for_one_in_hand(process, dying, epochs)
     dying.kill()

@@ -139,6 +139,8 @@ def test_the_documented_server_starts_on_postgresql_and_s3(tmp_path, postgres, s
         assert status(server, auth=right) == 200
         assert status(server, auth="admin:wrong") == 401
         assert status(server, auth=right, host="evil.example.com") == 403
+        assert status(server, auth=right, route="/signup") == 200
+        assert status(server, auth=None, route="/signup") == 401
         said, log = trainer.finish(
             trainer.start(
                 environment
@@ -149,5 +151,6 @@ def test_the_documented_server_starts_on_postgresql_and_s3(tmp_path, postgres, s
             )
         )
         assert log == []
-        assert said["run_id"]
+        names = {name.rpartition("/")[2] for name in s3.files("team") if f"/{said['run_id']}/" in name}
+        assert {"weights.npz", "history.csv", "settings.yaml"} <= names
     assert not (tmp_path / "mlartifacts").exists()
