@@ -127,7 +127,7 @@ def running(folder: Path, checkout: Path, environment: dict[str, str], secrets: 
     """Yield a team whose cluster of two nodes runs."""
     need("ray", "ray")
     own = {name: value for name, value in environment.items() if name != "PIPELINE_RECORDS"}
-    bare = shutil.ignore_patterns("cache")  # DVC's, in which an earlier test's data may stand
+    bare = shutil.ignore_patterns("cache", "records")  # which earlier tests have filled
     places = [Path(shutil.copytree(checkout, folder / name, ignore=bare)) for name in ("head", "second")]
     head = Node(places[0], own | secrets, 2)
     team = Team(checkout, folder / "desk", [head, Node(places[1], own | secrets, 3, head)], own, secrets)
