@@ -1,4 +1,4 @@
-"""How an address is printed, without user, password and query; and in a few words why it could not be used."""
+"""How an address is printed, without user, password and query; in a few words why it could not be used; secrets."""
 
 import re
 
@@ -6,6 +6,16 @@ from pipeline.errors import SettingsError
 
 HIDDEN = "***"
 URI = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
+SECRET = re.compile(
+    r"""
+    ://[^\s/?#@:]*:(?!\$?\{)\S+@  # user:password@, also where signs in it should be escaped; no {variable}
+    | https?://[^\s/?#@:]+@       # token@
+    | ://\S*[?&][\w.-]*(?:token|pass|passw(?:or)?d|pwd|secret|key|sig|signature|credentials?|auth)=[^\s&"']
+    | \b(?:MLFLOW_TRACKING_(?:PASSWORD|TOKEN)|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|PGPASSWORD)
+      ["']?[ ]*[=:][ ]*["']?[^\s"'=$<{.]  # a value, not a variable that holds it
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 LONGEST_REASON = 200  # characters
 NOT_LET_IN = (
     "user, password or token is missing, wrong or expired: the environment's MLFLOW_TRACKING_USERNAME and "
@@ -59,6 +69,15 @@ def redact(text: str) -> str:
     'sqlite:////home/ann@work/mlflow.db'
     """
     return URI.sub(lambda found: found[1] + _without_secrets(found[2]), text)
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a password or token stands in a text: in an address, or as the value of a well-known variable.
+
+    >>> holds_secret("see postgresql://ann:secret@db/runs"), holds_secret("see https://host/page?v=2#Derivation")
+    (True, False)
+    """
+    return SECRET.search(text) is not None
 
 
 def check_bare(address: str, asked: str, why: str) -> None:

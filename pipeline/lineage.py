@@ -1,5 +1,6 @@
 """Where a run comes from: the code with its changes, the bytes of its inputs, the settings, the machine."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.address import redact
+from pipeline.address import holds_secret, redact
 from pipeline.config import PARAMS_FILE, Settings, flatten, to_dict
 from pipeline.files import Arrays
 
@@ -28,10 +29,19 @@ LOCK_FILE = "dvc.lock"  # likewise
 NO_CODE = (LOCK_FILE, "params.yaml", "conf/tracking", ".dvc", "**/.env*")
 SCOPE = (".", *(f":(exclude,top,glob){path}" for path in NO_CODE))
 # whatever the user's own settings of git say
-DIFF_OPTIONS = ("--binary", "--no-ext-diff", "--no-color", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
+DIFF_OPTIONS = (
+    *("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--submodule=short"),
+    *("--ignore-submodules=dirty", "--src-prefix=a/", "--dst-prefix=b/", "-U3", "--inter-hunk-context=0"),
+    "-O/dev/null",  # no order of the user's
+)
 FROM_STDIN = ("--pathspec-from-file=-", "--pathspec-file-nul")  # there may be more names than a command line holds
 LARGEST_UNTRACKED = 2**20  # bytes; a larger file that git does not know is data, not code
 MOST_UNTRACKED = 2**23  # bytes of all such files together
+MAY_TRAIN = re.compile(r"(pipeline|conf|hydra_plugins)/|(dvc\.yaml|pyproject\.toml|requirements[^/]*\.txt)$")
+SECRET = "a password or token stands in it"  # why a file is left out
+LARGE = f"over {LARGEST_UNTRACKED >> 20} MiB"
+MANY = f"with those that git does not know, over {MOST_UNTRACKED >> 20} MiB"
+NESTED = "a git repository of its own"
 N_NAMED = 10  # files, where more of them would fill a screen
 
 
@@ -42,24 +52,16 @@ class Code:
     Attributes:
         commit: the commit that is checked out; "none" outside a git repository.
         diff: what `git apply --binary` makes of that commit's tree the tree as it is; empty where nothing differs.
-        left_out: the changed files that `diff` lacks.
+        left_out: the changed files that `diff` lacks and a training may read, each with why.
         lock: the text of dvc.lock; empty where there is none.
+        unread: likewise the files that no training reads.
     """
 
     commit: str
     diff: str
     left_out: tuple[str, ...] = ()
     lock: str = ""
-
-    @property
-    def left_out_names(self) -> str:
-        """Return the names of the files that the diff lacks, of many the first ones; empty where it has all.
-
-        >>> Code("c0ffee", "", ("a.py", "b.py")).left_out_names
-        'a.py, b.py'
-        """
-        n_more = len(self.left_out) - N_NAMED
-        return ", ".join(self.left_out[:N_NAMED]) + (f" and {n_more} more" if n_more > 0 else "")
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,16 @@ class Inputs:
     initial_md5: str | None = None
 
 
+def named(files: Sequence[str]) -> str:
+    """Return names in one line, of many the first ones.
+
+    >>> named(("a.py (over 1 MiB)", "b.py"))
+    'a.py (over 1 MiB), b.py'
+    """
+    n_more = len(files) - N_NAMED
+    return ", ".join(files[:N_NAMED]) + (f" and {n_more} more" if n_more > 0 else "")
+
+
 def inputs_of(dataset: str, data: Arrays, data_md5: str, initial_md5: str | None = None) -> Inputs:
     """Return the inputs of a training on `data`, as preprocess makes it."""
     parts = {"training": "X_train", "validation": "X_val", "testing": "X_test"}
@@ -89,9 +101,10 @@ def inputs_of(dataset: str, data: Arrays, data_md5: str, initial_md5: str | None
 def read_code(root: Path = ROOT) -> Code:
     """Return the commit and the changes of a checkout, without touching its index or its objects.
 
-    Untracked files that git does not ignore are part of the changes, unless larger than LARGEST_UNTRACKED. What is
-    left out, but for these: files whose diff holds an address with a password, as a run is for others to read, and
-    the largest untracked ones, if all of them are more than MOST_UNTRACKED.
+    Untracked files that git does not ignore are part of the changes, unless larger than LARGEST_UNTRACKED: such are
+    data, if they do not stand where a training's code does. What is left out: files whose diff holds a secret, as a
+    run is for others to read; the largest untracked ones, if all of them are more than MOST_UNTRACKED; repositories
+    within this one; and everything, if git can make no diff.
     """
     lock_file = root / LOCK_FILE
     lock = lock_file.read_bytes().decode("utf-8", "surrogateescape") if lock_file.is_file() else ""
@@ -99,9 +112,25 @@ def read_code(root: Path = ROOT) -> Code:
         commit = _git(root, "rev-parse", "HEAD").strip()
     except (OSError, subprocess.CalledProcessError):
         return Code("none", "", lock=lock)
+    try:
+        diff, left_out = _changes(root)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return Code(commit, "", (f"every change ({said(error)})",), lock)
+    told = {name: f"{name} ({why})" for name, why in left_out.items()}
+    return Code(
+        commit,
+        diff,
+        tuple(text for name, text in told.items() if MAY_TRAIN.match(name)),
+        lock,
+        tuple(text for name, text in told.items() if not MAY_TRAIN.match(name)),
+    )
+
+
+def _changes(root: Path) -> tuple[str, dict[str, str]]:
+    """Return the diff, and why it lacks which changed files."""
     small, left_out = _untracked(root)
     with tempfile.TemporaryDirectory() as folder:
-        own = {"GIT_INDEX_FILE": f"{folder}/index"}
+        own = {"GIT_INDEX_FILE": f"{folder}/index", "GIT_DIFF_OPTS": ""}
         # without the times and sizes in the user's: DVC's copies have them wrong, and an edit would be overlooked
         known = _git(root, "ls-files", "--stage", "--full-name", "-z")
         _git(root, "update-index", "-z", "--index-info", env=own, given=known.split("\0"))
@@ -109,24 +138,46 @@ def read_code(root: Path = ROOT) -> Code:
             _git(root, "add", "--intent-to-add", *FROM_STDIN, env=own, given=small)
         whole = _git(root, "diff", *DIFF_OPTIONS, "HEAD", "--", *SCOPE, env=own)
     parts = re.split(r"^(?=diff --git )", whole, flags=re.MULTILINE)
-    secret = [part for part in parts if _has_secret(part)]
-    left_out += [part.partition("\n")[0].rpartition(" b/")[2] for part in secret]
-    return Code(commit, "".join(part for part in parts if part not in secret), tuple(left_out), lock)
+    secret = [part for part in parts if holds_secret(part)]
+    left_out |= {_name(part): SECRET for part in secret}
+    return "".join(part for part in parts if part not in secret), left_out
 
 
-def _untracked(root: Path) -> tuple[list[str], list[str]]:
-    """Return the files that git does not know: the code among them, smallest first, and what is too much of it."""
+def _name(part: str) -> str:
+    """Return the name of the file that a part of a diff is of.
+
+    >>> _name("diff --git a/my b/x.py b/my b/x.py")
+    'my b/x.py'
+    """
+    both = part.partition("\n")[0].removeprefix("diff --git ")  # the same twice; in quotes where git has to escape
+    return both[len(both) // 2 + 1 :].strip('"').removeprefix("b/")
+
+
+def _untracked(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the files that git does not know: the code among them, smallest first; and what of it is left out."""
     untracked = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SCOPE).split("\0")
-    sizes = sorted(((root / name).lstat().st_size, name) for name in untracked if name)
+    left_out = {name: NESTED for name in untracked if name.endswith("/")}
+    sizes = []
+    for name in untracked:
+        if name and name not in left_out:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                sizes.append(((root / name).lstat().st_size, name))
+    sizes.sort()
+    left_out |= {name: LARGE for size, name in sizes if size > LARGEST_UNTRACKED and MAY_TRAIN.match(name)}
     small = [(size, name) for size, name in sizes if size <= LARGEST_UNTRACKED]
     totals = itertools.accumulate(size for size, _ in small)
     n_taken = sum(total <= MOST_UNTRACKED for total in totals)
     names = [name for _, name in small]
-    return names[:n_taken], names[n_taken:]
+    return names[:n_taken], left_out | dict.fromkeys(names[n_taken:], MANY)
 
 
-def _has_secret(diff: str) -> bool:
-    return any("://" in line and redact(line) != line for line in diff.splitlines())
+def said(error: OSError | subprocess.CalledProcessError) -> str:
+    """Return the first line of what git has said of a failure, without a password; or why it was not asked."""
+    if isinstance(error, subprocess.CalledProcessError):
+        text = os.fsdecode(error.stderr).strip() or f"git ended with {error.returncode}"
+    else:
+        text = str(error)
+    return redact(text.partition("\n")[0])
 
 
 def overrides(root: Path = ROOT) -> list[str]:
@@ -197,10 +248,12 @@ def origin(settings: Settings, code: Code, given: Sequence[str]) -> dict[str, st
         given: the overrides.
     """
     lock = code.lock.encode("utf-8", "surrogateescape")
+    unread = (f"{LOCK_FILE} ({SECRET})", *code.unread) if holds_secret(code.lock) else code.unread
     found = {
         "git.commit": code.commit,
-        "git.dirty": "true" if code.diff or code.left_out else "false",
-        "git.left_out": code.left_out_names,
+        "git.dirty": "true" if code.diff or code.left_out or code.unread else "false",
+        "git.left_out": named(code.left_out),
+        "git.left_out_unread": named(unread),
         "dvc.lock_md5": hashlib.md5(lock, usedforsecurity=False).hexdigest() if lock else "",
         "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
         "stage": os.environ.get("DVC_STAGE", "pipeline.train"),

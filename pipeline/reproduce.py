@@ -22,7 +22,7 @@ from pipeline import cache, lineage, tracking, trained
 from pipeline.address import redact
 from pipeline.command import USERS_ERRORS, one_line, parsing_command
 from pipeline.config import Settings, flatten, parse, read_yaml, to_dict
-from pipeline.lineage import Code, Inputs
+from pipeline.lineage import Code, Inputs, named, said
 from pipeline.retrain import DATA, ERROR_FILE
 from pipeline.tracking import PastRun
 from pipeline.tracking.table import own_settings
@@ -33,7 +33,7 @@ PREFIX = "reproduce-"  # of the temporary folders, by which a worktree is known 
 
 SAME = (  # tags that a run has in common with one that its own code makes again
     *("data.name", "data.md5", "initial.md5", "overrides", "settings_sha256"),
-    *("git.commit", "git.dirty", "git.left_out", "dvc.lock_md5"),
+    *("git.commit", "git.dirty", "git.left_out", "git.left_out_unread", "dvc.lock_md5"),
 )
 
 log = logging.getLogger(__name__)
@@ -128,9 +128,11 @@ def run(past: PastRun, recipe: Recipe, root: Path, *, here: bool, force: bool) -
         )
     if past.code.left_out and not here and not force:
         raise MissingError(
-            f"the run's {lineage.DIFF_FILE} lacks what was changed in {past.code.left_out_names}, which holds an "
-            "address with a password or is too much: --here trains with this checkout's code, --force without them"
+            f"the run's {lineage.DIFF_FILE} lacks what was changed in {named(past.code.left_out)}: --here trains "
+            "with this checkout's code, --force without it"
         )
+    if past.code.unread and not here:
+        log.warning("not kept of the run, and no training reads it: %s", named(past.code.unread))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         inputs = Path(folder)
         (inputs / "settings.yaml").write_text(recipe.settings, encoding="utf-8")
@@ -141,8 +143,8 @@ def run(past: PastRun, recipe: Recipe, root: Path, *, here: bool, force: bool) -
                 [sys.executable, "-m", "pipeline.retrain", folder], cwd=code, env=_environment(code), check=False
             )
         if done.returncode:
-            said = inputs / ERROR_FILE
-            raise MissingError(said.read_text("utf-8") if said.is_file() else "the training failed: see above")
+            error = inputs / ERROR_FILE
+            raise MissingError(error.read_text("utf-8") if error.is_file() else "the training failed: see above")
         return trained.load(inputs / "net")
 
 
@@ -222,7 +224,7 @@ def _checkout(past: PastRun, root: Path, folder: Path) -> Iterator[Path]:
         try:
             _git(root, "worktree", "add", "--detach", "--quiet", str(code), past.code.commit)
         except subprocess.CalledProcessError as error:
-            raise MissingError(f"{code}: git can make no worktree there: {_said(error)}") from error
+            raise MissingError(f"{code}: git can make no worktree there: {said(error)}") from error
         if past.code.diff:
             _apply(past.folder / lineage.DIFF_FILE, code)
         if not (folder / DATA).is_file():
@@ -247,7 +249,7 @@ def _apply(diff: Path, code: Path) -> None:
         _git(code, "apply", "--binary", "--whitespace=nowarn", str(diff))
     except subprocess.CalledProcessError as error:
         changes = f"the run's changes ({lineage.DIFF_FILE})"
-        raise MissingError(f"{changes} do not apply to its commit: {_said(error)}") from error
+        raise MissingError(f"{changes} do not apply to its commit: {said(error)}") from error
 
 
 def _bring_raw(code: Path, root: Path) -> None:
@@ -264,11 +266,6 @@ def _bring_raw(code: Path, root: Path) -> None:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True)
     return os.fsdecode(done.stdout)
-
-
-def _said(error: subprocess.CalledProcessError) -> str:
-    """Return the first line of what git has said of a failure."""
-    return os.fsdecode(error.stderr).strip().partition("\n")[0]
 
 
 def _environment(code: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import server, sync
-from pipeline.address import NO_DATABASE_USER, NOT_LET_IN, reason, redact
+from pipeline.address import NO_DATABASE_USER, NOT_LET_IN, holds_secret, reason, redact
 from pipeline.study import move
 from pipeline.tracking import tracking_uri
 
@@ -43,6 +43,42 @@ FAILED = "it answers with an error of its own, HTTP {}: its log says more"
 )
 def test_only_the_place_is_left_of_an_address(uri, printed):
     assert redact(uri) == (uri if printed is None else printed)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# Source: https://en.wikipedia.org/wiki/Backpropagation#Derivation",
+        "see https://example.com/search?q=net&page=2",
+        "git+ssh://git@github.com/team/project",
+        "https://medium.com/@ann/nets",
+        "postgresql://ann@db/runs",
+        "sqlite:////home/ann@work/mlflow.db",
+        'f"postgresql://{user}:{password}@{host}/runs"',
+        "postgresql://ann:${oc.env:PGPASSWORD}@db/runs",
+        "export PGPASSWORD=$WORD",
+        "the environment's PGUSER and PGPASSWORD are to hold them",
+    ],
+)
+def test_ordinary_lines_of_code_hold_no_secret(line):
+    assert not holds_secret(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "redis://:secret@host",
+        "postgresql://ann:pa/ss@db/runs",
+        "git+https://ghp_abc@github.com/team/project",
+        "https://host/x?page=2&access_token=abc",
+        "https://bucket/x?X-Amz-Signature=0a1b",
+        "PGPASSWORD=secret",
+        "+export MLFLOW_TRACKING_TOKEN='abc'",
+        'env = {"AWS_SECRET_ACCESS_KEY": "abc"}',
+    ],
+)
+def test_a_secret_in_a_line_is_seen(line):
+    assert holds_secret(line)
 
 
 @given(scheme=st.sampled_from(["http", "https", "postgresql+psycopg", "ssh", "mysql"]), user=WORD, password=PASSWORD)

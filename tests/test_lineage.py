@@ -74,19 +74,22 @@ def test_an_edit_of_which_time_and_size_tell_nothing_is_seen(checkout):
     assert "+x = 7" in lineage.read_code(checkout).diff
 
 
-def test_large_untracked_files_are_data_not_code(checkout):
-    (checkout / "data.csv").write_bytes(b"0" * (lineage.LARGEST_UNTRACKED + 1))
-    assert lineage.read_code(checkout).diff == ""
+def test_large_untracked_files_are_data_unless_they_stand_where_code_does(checkout):
+    for name in ("data.csv", "pipeline/nn/start.npy"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes(b"0" * (lineage.LARGEST_UNTRACKED + 1))
+    code = lineage.read_code(checkout)
+    assert (code.diff, code.left_out, code.unread) == ("", ("pipeline/nn/start.npy (over 1 MiB)",), ())
 
 
 def test_many_untracked_files_are_taken_smallest_first_up_to_a_limit(checkout, monkeypatch):
     monkeypatch.setattr(lineage, "MOST_UNTRACKED", 10)
     (checkout / "a.txt").write_text("1234567\n")
     (checkout / "z.txt").write_text("x\n")
-    assert lineage.read_code(checkout).left_out == ()
+    assert lineage.read_code(checkout).unread == ()
     (checkout / "y.txt").write_text("y\n")
     code = lineage.read_code(checkout)
-    assert code.left_out == ("a.txt",)
+    assert code.unread == (f"a.txt ({lineage.MANY})",)
     assert "b/z.txt" in code.diff
     assert "b/y.txt" in code.diff
     assert "a.txt" not in code.diff
@@ -95,27 +98,101 @@ def test_many_untracked_files_are_taken_smallest_first_up_to_a_limit(checkout, m
 def test_a_file_with_a_password_in_an_address_is_left_out_and_named(checkout):
     (checkout / "code.py").write_text("STORE = 'postgresql://ann:secret@db/x'\n")
     (checkout / "Grüße.txt").write_text("b\n")
-    (checkout / "new study.yaml").write_text("storage: postgresql://ann:secret@db/x\n")
+    (checkout / "conf").mkdir()
+    (checkout / "conf/new study.yaml").write_text("storage: postgresql://ann:secret@db/x\n")
     code = lineage.read_code(checkout)
-    assert code.left_out == ("code.py", "new study.yaml")
+    assert code.left_out == (f"conf/new study.yaml ({lineage.SECRET})",)
+    assert code.unread == (f"code.py ({lineage.SECRET})",)
     assert "Grüße.txt" in code.diff
     assert "secret" not in code.diff
     git(checkout, "add", "-A")
     git(checkout, "commit", "-q", "-m", "by mistake")
     (checkout / "code.py").write_text("x = 1\n")  # the line that goes stands in a diff, too
-    assert lineage.read_code(checkout).left_out == ("code.py",)
+    assert lineage.read_code(checkout).unread == (f"code.py ({lineage.SECRET})",)
 
 
-def test_users_own_diff_settings_change_no_diff(checkout):
-    (checkout / "code.py").write_text("x = 2\n")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("diff.noprefix", "true"),
+        ("diff.mnemonicPrefix", "true"),
+        ("diff.context", "0"),
+        ("diff.interHunkContext", "9"),
+        ("diff.orderFile", "missing"),
+        ("diff.external", "false"),
+        ("diff.loud.textconv", "tr a-z A-Z <"),
+        ("color.ui", "always"),
+    ],
+)
+def test_users_own_diff_settings_change_no_diff(checkout, key, value):
+    lines = ["x = 1\n", *(f"y = {i}\n" for i in range(12)), "z = 1\n"]
+    (checkout / "code.py").write_text("".join(lines))
+    git(checkout, "commit", "-q", "-a", "-m", "longer")
+    (checkout / "code.py").write_text("".join(["x = 2\n", *lines[1:-1], "z = 2\n"]))
+    (checkout / ".git/info/attributes").write_text("*.py diff=loud\n")
     before = lineage.read_code(checkout)
-    git(checkout, "config", "diff.noprefix", "true")
+    assert before.diff.count("@@ -") == 2
+    git(checkout, "config", key, value)
     assert lineage.read_code(checkout) == before
 
 
+def test_the_length_of_a_diffs_context_is_not_the_environments(checkout, monkeypatch):
+    (checkout / "code.py").write_text("x = 1\nx = 2\n")
+    before = lineage.read_code(checkout)
+    monkeypatch.setenv("GIT_DIFF_OPTS", "-u0")
+    assert lineage.read_code(checkout) == before
+
+
+@pytest.mark.parametrize("commits", [0, 1])
+def test_a_repository_within_the_checkout_is_named_and_left_out(checkout, commits):
+    inner = checkout / "pipeline/other"
+    inner.mkdir(parents=True)
+    git(inner, "init", "-q")
+    (inner / "a.py").write_text("a = 1\n")
+    for _ in range(commits):
+        git(inner, "add", "-A")
+        git(inner, "commit", "-q", "-m", "inner")
+    (checkout / "code.py").write_text("x = 2\n")
+    code = lineage.read_code(checkout)
+    assert code.left_out == ("pipeline/other/ (a git repository of its own)",)
+    assert "+x = 2" in code.diff
+    assert "pipeline/other" not in code.diff
+
+
+def test_a_file_that_vanishes_meanwhile_is_no_change(checkout, monkeypatch):
+    (checkout / "new.py").write_text("y = 1\n")
+    listed = lineage._git
+
+    def with_another(root, *arguments, **given):
+        names = listed(root, *arguments, **given)
+        return names + "gone.py\0" if "--others" in arguments else names
+
+    monkeypatch.setattr(lineage, "_git", with_another)
+    code = lineage.read_code(checkout)
+    assert "b/new.py" in code.diff
+    assert (code.left_out, code.unread) == ((), ())
+
+
+def test_where_git_makes_no_diff_the_commit_is_known_and_why(checkout):
+    tree = git(checkout, "rev-parse", "HEAD^{tree}").strip()
+    (checkout / ".git/objects" / tree[:2] / tree[2:]).unlink()
+    code = lineage.read_code(checkout)
+    assert code.commit == git(checkout, "rev-parse", "HEAD").strip()
+    assert code.diff == ""
+    assert code.left_out == ("every change (error: bad tree object HEAD)",)
+
+
+def test_a_dvc_lock_with_a_secret_is_named_and_only_its_digest_kept(checkout):
+    settings = config.parse(yaml.safe_load(compose.run()))
+    lock = "url: https://ann:secret@host/x\n"
+    tags = lineage.origin(settings, lineage.Code("abc", "", lock=lock), [])
+    assert tags["git.left_out_unread"] == f"dvc.lock ({lineage.SECRET})"
+    assert tags["git.dirty"] == "false"
+    assert tags["dvc.lock_md5"] == hashlib.md5(lock.encode()).hexdigest()
+
+
 def test_of_many_left_out_files_the_first_are_named():
-    code = lineage.Code("abc", "", tuple(f"{i}.py" for i in range(12)))
-    assert code.left_out_names.endswith("8.py, 9.py and 2 more")
+    assert lineage.named([f"{i}.py" for i in range(12)]).endswith("8.py, 9.py and 2 more")
 
 
 @pytest.mark.parametrize(

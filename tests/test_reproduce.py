@@ -18,6 +18,7 @@ from tracked import wait_until
 from pipeline import mnist_csv
 from pipeline.config import to_dict
 from pipeline.errors import SettingsError
+from pipeline.lineage import SECRET
 from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, MissingError, _checkout, differences, fitted_settings
 from pipeline.tracking import PastRun
 from pipeline.tracking.records import Opening
@@ -231,24 +232,27 @@ def test_worktrees_of_killed_reproductions_are_dropped_and_no_others(checkout_of
 
 
 def test_a_dirty_tree_changed_again_is_still_reproduced(restored):
-    """Also where the run's own code has another setting than the code that there is now."""
+    """Also where the run's own code has another setting than now, and the README an address that no run keeps."""
     project = restored
+    project.edit("README.md", "\n## Sweep\n", "\nhttps://ann:secret@host\n\n## Sweep\n")
     (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.02\n")
     project.edit("pipeline/nn/net.py", "n_in)) * 0.01", "n_in)) * SCALE")
-    project.edit(
-        "pipeline/nn/net.py", "import numpy as np\n", "import numpy as np\n\nfrom pipeline.nn.scale import SCALE\n"
-    )
+    imports = "import numpy as np\n"
+    scale = "\nfrom pipeline.nn.scale import SCALE  # see https://host/page?v=2#scale\n"
+    project.edit("pipeline/nn/net.py", imports, imports + scale)
     n_hidden = "    n_hidden: Annotated[int, whole(1)]\n"
     momentum = n_hidden + "    momentum: Annotated[float, FRACTION]\n"
     project.edit("pipeline/config.py", n_hidden, momentum)
     project.edit("conf/scratch/default.yaml", "\nn_hidden:", "\nmomentum: 0.9\nn_hidden:")
     run_id = project.train(*SCRATCH)
     assert project.tags(run_id)["git.dirty"] == "true"
+    assert "git.left_out" not in project.tags(run_id)
     (project.root / "pipeline/nn/scale.py").write_text("SCALE = 0.5\n")
     project.edit("pipeline/config.py", momentum, n_hidden)
     project.edit("conf/scratch/default.yaml", "\nmomentum: 0.9\nn_hidden:", "\nn_hidden:")
     code, said = project.reproduce(run_id)
     assert (code, said.splitlines()[-1]) == (IDENTICAL, "identical"), said
+    assert f"no training reads it: README.md ({SECRET})" in said
     code, said = project.reproduce("--here", run_id)
     assert code == DIFFERENT
     assert "scratch.momentum=0.9: no longer known, so left out" in said

@@ -16,6 +16,7 @@ from pipeline.tracking.table import find
 from pipeline.trained import Trained
 
 LINEAGE = ("data.name", "data.md5", "git.commit")  # tags
+LEFT_OUT = ("git.left_out", "git.left_out_unread")  # likewise, where the diff lacks anything
 FILES = (SETTINGS_FILE, "net.json", "weights.npz", "history.csv", "summary.txt")
 
 
@@ -45,10 +46,8 @@ class PastRun:
     @property
     def code(self) -> Code:
         """Return the code that trained."""
-        left_out = self.tags.get("git.left_out")
-        return Code(
-            self.tags["git.commit"], self._text(DIFF_FILE), (left_out,) if left_out else (), self._text(LOCK_FILE)
-        )
+        left_out, unread = ((self.tags[tag],) if self.tags.get(tag) else () for tag in LEFT_OUT)
+        return Code(self.tags["git.commit"], self._text(DIFF_FILE), left_out, self._text(LOCK_FILE), unread)
 
     def _text(self, name: str) -> str:
         path = self.folder / name

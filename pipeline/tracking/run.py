@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from pipeline import lineage, paths
-from pipeline.address import redact
+from pipeline.address import holds_secret, redact
 from pipeline.command import one_line
 from pipeline.config import Settings, flatten, to_dict
 from pipeline.errors import DataError, Pruned
@@ -390,9 +390,9 @@ def _log_lineage(run: Run, code: Code | None, tags_of: Callable[[Code], dict[str
     """Add where the run comes from; git is asked, which takes tens of milliseconds."""
     if code is None:
         code = own_code()
-        _tell_left_out(code.left_out_names)
+        _tell_left_out(lineage.named(code.left_out))
     for name, text in ((lineage.DIFF_FILE, code.diff), (lineage.LOCK_FILE, code.lock)):
-        if text:
+        if text and not holds_secret(text):  # dvc.lock may; the diff is without
             run.log_text(text, name)
     run.set_tags(tags_of(code) | {"mlflow.source.git.commit": code.commit})
 
@@ -401,11 +401,10 @@ def _log_lineage(run: Run, code: Code | None, tags_of: Callable[[Code], dict[str
 def _tell_left_out(names: str) -> None:
     if names:
         log.warning(
-            "%s: not in the run's %s, for an address with a password or a query in it, or as files that git does not "
-            "know come to over %d MiB; `reproduce` would miss it: move these out of the code, or into .gitignore",
-            names,
+            "not in the run's %s, so that `reproduce` would miss it: %s; mend it, move it out of the code or "
+            "into .gitignore",
             lineage.DIFF_FILE,
-            lineage.MOST_UNTRACKED >> 20,
+            names,
         )
 
 
