@@ -459,7 +459,8 @@ def open_parent(
     record, in_use = Record.begin(opening, _source(), record_id)
     record.send_to(opening.store)
     run = Run(record, settings, in_use)
-    record.change(tags, status=RUNNING, end_time=None)
+    went_on = {"error": "none: it was gone on with"} if "error" in record.state.tags else {}
+    record.change(went_on | dict(tags), status=RUNNING, end_time=None)
     return run
 
 
