@@ -24,6 +24,7 @@ from whole import assert_whole, runs_of
 from pipeline import tracking, train_scratch, trained
 from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import inputs_of
+from pipeline.tracking import courier
 from pipeline.tracking.courier import Courier, _allow_many_files, _read
 from pipeline.tracking.records import Opening, Record, find_record
 from pipeline.tracking.registry import promote
@@ -242,9 +243,9 @@ def test_an_error_with_an_address_leaves_no_password(start, client):
 def test_a_parent_is_opened_again_and_its_parts_name_it(settings, start, client):
     parent = tracking.open_parent(settings, "p" * 32, "a sweep", {"sampler": "tpe", "none": None}, {"sweep": "s"})
     parent.on_epoch_end(0, {"best": 0.5})
-    parent.end()
+    parent.end("KILLED", {"error": "its process died"})
     first = client.get_run(parent.run_id)
-    assert (first.info.status, first.info.run_name, first.data.params) == ("FINISHED", "a sweep", {"sampler": "tpe"})
+    assert (first.info.status, first.info.run_name, first.data.params) == ("KILLED", "a sweep", {"sampler": "tpe"})
     with tracking.open_parent(settings, "p" * 32, "another name") as again:
         with start(member=tracking.Member(again.record_id, {"trial": "3"})) as part:
             part.on_epoch_end(0, {"loss": 0.5})
@@ -254,6 +255,7 @@ def test_a_parent_is_opened_again_and_its_parts_name_it(settings, start, client)
     assert again.run_id == first.info.run_id
     found = client.get_run(again.run_id)
     assert (found.info.status, found.info.run_name, found.data.tags["sweep"]) == ("FINISHED", "a sweep", "s")
+    assert found.data.tags["error"] == "none: it was gone on with"
     assert [point.value for point in client.get_metric_history(again.run_id, "best")] == [0.5, 0.25]
     assert [artifact.path for artifact in client.list_artifacts(again.run_id)] == ["report.html"]
     wait_until(lambda: part.run_id)
@@ -353,12 +355,29 @@ def test_a_record_that_cannot_be_marked_as_in_use_waits_and_the_others_are_broug
     first, second, last = orders.queue
     assert last is None
     said = []
-    courier = Courier(said.append, io.StringIO())
+    own = Courier(said.append, io.StringIO())
     for order in (first, second, {"end": "gone", "alone": False}):
-        courier.take(order)
+        own.take(order)
     assert said == [{"record": "gone", "away": f"{tmp_path}/gone/use.lock: No such file or directory"}]
-    assert list(courier.errands) == [made.id]
+    assert list(own.errands) == [made.id]
     second["in_use"].close()
+
+
+def test_a_courier_that_is_left_asks_a_silent_store_once_a_round(monkeypatch):
+    monkeypatch.setattr(courier, "SLOW", 0.0)  # as if it had not refused the connection at once
+    monkeypatch.setattr(courier, "LAST_TRIES", (0.0, 0.0, 0.0))
+    said = []
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "close", lambda: None)
+    left = Courier(said.append, terminal)
+    for name in ("a", "b", "c"):
+        record, in_use = Record.begin(Opening(name, "http://127.0.0.1:9/left", "neural-nets"), {}, name * 32)
+        left.take({"open": str(record.folder), "uri": "http://127.0.0.1:9/left", "in_use": in_use, "new": True})
+        left.take({"end": record.id, "alone": True})
+    left.finish()
+    assert [answer["record"][0] for answer in said if "asked" in answer] == ["a", "b", "c"]
+    (line,) = terminal.getvalue().splitlines()
+    assert line.startswith("http://127.0.0.1:9/left: the tracking store cannot be reached (connection refused): ")
 
 
 def test_a_courier_whose_training_was_killed_within_a_line_still_ends(read, orders):

@@ -44,6 +44,7 @@ from pipeline.tracking.store import kept, say_away
 
 POLL_SECONDS = 0.5  # a live curve lags by this much
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until a store that did not answer is asked again; it doubles
+SLOW = 1.0  # seconds; a store that is known to be away takes less, as does a record that it refuses
 LAST_TRIES = (0.0, 1.0, 4.0)  # seconds before each, once the training is gone
 FREE_TRIES = 20  # each 50 ms
 NICENESS = 15  # where processors are few, the training comes first
@@ -60,13 +61,15 @@ class Store:
     ask_at: float = 0.0
     wait: float = FIRST_WAIT
     counted: bool = False
+    away: str = ""  # why it could not be reached when it last could not
 
     def answered(self) -> None:
         """Note that it did."""
         self.wait = FIRST_WAIT
 
-    def was_away(self) -> None:
+    def was_away(self, why: str) -> None:
         """Note that it did not."""
+        self.away = why
         self.ask_at = time.monotonic() + self.wait
         self.wait = min(2 * self.wait, LONGEST_WAIT)
 
@@ -83,7 +86,6 @@ class Errand:
     ended: bool = False  # nothing more will be written to it
     due: bool = False  # it is to be tried now, whenever its store was to be asked again
     alone: bool = False  # the training does not wait to hear of it
-    away: str = ""  # why the store could not be reached
 
 
 @dataclass
@@ -116,13 +118,23 @@ class Courier:
             self.say(answer_to(order))
 
     def go_round(self) -> None:
-        """Bring each record a step further, if its store is to be asked."""
-        for errand in list(self.errands.values()):
-            if errand.due or time.monotonic() >= errand.store.ask_at:
-                errand.due = False
-                self._try(errand)
+        """Bring each record a step further, if its store is to be asked.
 
-    def _try(self, errand: Errand) -> None:
+        One that takes seconds to fail is not asked for another record in the same round; that one comes first in the
+        next, as the failure may be of the one record alone.
+        """
+        silent: list[Store] = []
+        for record_id, errand in list(self.errands.items()):
+            began = time.monotonic()
+            if errand.store in silent or not (errand.due or began >= errand.store.ask_at):
+                continue
+            errand.due = False
+            if not self._try(errand) and time.monotonic() - began > SLOW:
+                silent.append(errand.store)
+                self.errands[record_id] = self.errands.pop(record_id)
+
+    def _try(self, errand: Errand) -> bool:
+        """Return whether the store has answered."""
         record, store = errand.record, errand.store
         ended = errand.ended  # as of now: what is written from here on is brought by the next round
         if errand.run_id is None:
@@ -135,12 +147,11 @@ class Courier:
             self.errands.pop(record.id).in_use.close()
             store.answered()
             self.say({"record": record.id, "deleted": str(error)})
-            return
+            return True
         except Exception as error:  # MLflow, the network and the databases have too many to name
-            store.was_away()
-            errand.away = reason(error)
-            self.say({"record": record.id, "away": errand.away})
-            return
+            store.was_away(reason(error))
+            self.say({"record": record.id, "away": store.away})
+            return False
         store.answered()
         if has.run_id != errand.run_id:
             errand.run_id = has.run_id
@@ -149,6 +160,7 @@ class Courier:
         if ended:
             self.errands.pop(record.id).in_use.close()
             self.say({"record": record.id, "whole": True})
+        return True
 
     def _count(self, store: Store) -> None:
         """Say once how many records of earlier times a store lacks."""
@@ -180,7 +192,7 @@ class Courier:
         with heard() as lines:
             for errand in self.errands.values():
                 if errand.alone:
-                    say_away(errand.store.to.uri, errand.away, kept(errand.record.id))
+                    say_away(errand.store.to.uri, errand.store.away, kept(errand.record.id))
         with contextlib.suppress(OSError, ValueError):  # it is closed
             self.terminal.writelines(f"{text}\n" for _, text in lines)
             self.terminal.close()
