@@ -107,14 +107,6 @@ def test_without_a_server_an_evaluation_says_so_once_and_its_figures_stay(settin
     assert "pictures/curve.png" in record.artifacts()
 
 
-def test_a_dvc_lock_with_a_password_is_no_artifact(settings):
-    inputs = inputs_of("mnist", rows(), DATA_MD5)
-    for lock, is_kept in (("stages: {}\n", True), ("url: https://ann:secret@host/x\n", False)):
-        with tracking.start_run(settings, "scratch", inputs, code=replace(CODE, lock=lock)) as run:
-            pass
-        assert ("dvc.lock" in find_record(run.record_id).artifacts()) == is_kept
-
-
 def test_a_training_that_leaves_its_end_to_the_courier_has_a_whole_run_soon(settings, client, own, tmp_path):
     said, log = trainer.finish(trainer.start(own, uri=settings.tracking.uri, epochs=3, leave=True))
     (run,) = wait_until(lambda: [run for run in runs_of(client) if run.info.status == "FINISHED"])

@@ -321,7 +321,7 @@ def test_what_is_missing_is_named_and_ends_with_2(project, clean_run):
     said = said_with({"cpu": "Z80", "numpy": "1.0"})
     assert "cpu Z80 (here: " in said
     assert "numpy 1.0 (here: " in said
-    assert "code.diff lacks what was changed in conf/a.yaml, " in said_with({"git.left_out": "conf/a.yaml"})
+    assert "code.diff lacks what was changed in conf/a.yaml: " in said_with({"git.left_out": "conf/a.yaml"})
 
 
 def test_changes_that_do_not_apply_are_named(project, clean_run, tmp_path):

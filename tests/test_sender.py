@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,8 @@ def no_process_left(monkeypatch):
 @pytest.fixture
 def start(settings_of, tmp_path):
     settings = settings_of("scratch.dataset=mnist", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
-    return lambda: tracking.start_run(settings, "scratch", inputs_of("mnist", rows(), DATA_MD5), code=CODE)
+    inputs = inputs_of("mnist", rows(), DATA_MD5)
+    return lambda code=CODE: tracking.start_run(settings, "scratch", inputs, code=code)
 
 
 def test_a_courier_that_cannot_be_started_is_said_once_and_ends_no_training(start, caplog):
@@ -47,6 +49,13 @@ def test_a_courier_that_cannot_be_started_is_said_once_and_ends_no_training(star
     (line,) = caplog.messages
     assert "the process that brings it cannot be started: Resource temporarily unavailable" in line
     assert "`python -m pipeline.sync` brings what is missing" in line
+
+
+def test_a_dvc_lock_with_a_password_is_no_artifact(start):
+    for lock, is_kept in (("stages: {}\n", True), ("url: https://ann:secret@host/x\n", False)):
+        with start(replace(CODE, lock=lock)) as run:
+            pass
+        assert ("dvc.lock" in find_record(run.record_id).artifacts()) == is_kept
 
 
 @pytest.fixture
