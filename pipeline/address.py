@@ -6,16 +6,22 @@ from pipeline.errors import SettingsError
 
 HIDDEN = "***"
 URI = re.compile(r"\b([a-z][a-z0-9+.-]*://)(\S*)", re.IGNORECASE)
-SECRET = re.compile(
-    r"""
-    ://[^\s/?#@:]*:(?!\$?\{)\S+@  # user:password@, also where signs in it should be escaped; no {variable}
-    | https?://[^\s/?#@:]+@       # token@
-    | ://\S*[?&][\w.-]*(?:token|pass|passw(?:or)?d|pwd|secret|key|sig|signature|credentials?|auth)=[^\s&"']
-    | \b(?:MLFLOW_TRACKING_(?:PASSWORD|TOKEN)|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|PGPASSWORD)
-      ["']?[ ]*[=:][ ]*["']?[^\s"'=$<{.]  # a value, not a variable that holds it
-    """,
-    re.IGNORECASE | re.VERBOSE,
+SECRET_VARIABLES = (
+    *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    "PGPASSWORD",
 )
+HTTP = "(?i:(?<=http://)|(?<=https://))"
+SECRET = re.compile(  # none of its parts goes on behind the next address, as a line may hold thousands
+    rf"""
+    ://(?!{HTTP}[^\s/?#@:]*+:\d++[/?#"'])[^\s/?#@:]*+:(?:(?!://)[^\s@])++@  # user:password@; no port, but of a path
+    | ://{HTTP}[^\s/?#@:"']++@                                               # token@
+    | [?&](?i:[\w.%-]*(?:token|pass|passw(?:or)?d|pwd|secret|key|sig|signature|credentials?|auth))=[^\s&"']
+    | (?:{"|".join(SECRET_VARIABLES)})
+      (?:["']?[ ]*[=:][ ]*|["']\][ ]*=[ ]*(?=["']))["']?[^\s"'=$<.]           # a value, not a variable that holds it
+    """,
+    re.VERBOSE,
+)
+PLACEHOLDER = re.compile(r"""\$?\{[^{}\s/@"']*\}""")  # for what a program or Hydra fills in
 LONGEST_REASON = 200  # characters
 NOT_LET_IN = (
     "user, password or token is missing, wrong or expired: the environment's MLFLOW_TRACKING_USERNAME and "
@@ -77,7 +83,11 @@ def holds_secret(text: str) -> bool:
     >>> holds_secret("see postgresql://ann:secret@db/runs"), holds_secret("see https://host/page?v=2#Derivation")
     (True, False)
     """
-    return SECRET.search(text) is not None
+    return any(
+        SECRET.search(PLACEHOLDER.sub("", line))
+        for line in text.splitlines()
+        if "://" in line or any(name in line for name in SECRET_VARIABLES)
+    )
 
 
 def check_bare(address: str, asked: str, why: str) -> None:
