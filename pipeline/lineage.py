@@ -137,10 +137,9 @@ def _changes(root: Path) -> tuple[str, dict[str, str]]:
         if small:
             _git(root, "add", "--intent-to-add", *FROM_STDIN, env=own, given=small)
         whole = _git(root, "diff", *DIFF_OPTIONS, "HEAD", "--", *SCOPE, env=own)
-    parts = re.split(r"^(?=diff --git )", whole, flags=re.MULTILINE)
-    secret = [part for part in parts if holds_secret(part)]
-    left_out |= {_name(part): SECRET for part in secret}
-    return "".join(part for part in parts if part not in secret), left_out
+    parts = [(_name(part), part) for part in re.split(r"^(?=diff --git )", whole, flags=re.MULTILINE)]
+    left_out |= {name: SECRET for name, part in parts if holds_secret(part)}
+    return "".join(part for name, part in parts if name not in left_out), left_out
 
 
 def _name(part: str) -> str:

@@ -111,6 +111,14 @@ def test_a_file_with_a_password_in_an_address_is_left_out_and_named(checkout):
     assert lineage.read_code(checkout).unread == (f"code.py ({lineage.SECRET})",)
 
 
+def test_of_a_file_that_became_a_link_the_diff_has_both_parts_or_none(checkout):
+    (checkout / "code.py").write_text("STORE = 'postgresql://ann:secret@db/x'\n")
+    git(checkout, "commit", "-q", "-a", "-m", "by mistake")
+    (checkout / "code.py").unlink()
+    (checkout / "code.py").symlink_to("image.bin")
+    assert lineage.read_code(checkout).diff == ""
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
