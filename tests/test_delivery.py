@@ -1,6 +1,7 @@
 """How a record is brought: what holds the store's write lock, and what becomes of long values."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,17 @@ def test_the_registry_and_a_report_write_in_the_queue(to, spied, tmp_path):
     _add_to(to, run_id, {"test_accuracy": 0.75}, {"curve": b"png"}, None)
     assert spied == {"create_registered_model": True, "log_batch": True, "log_artifacts": False}
     assert to.client.get_run(run_id).data.metrics == {"test_accuracy": 0.75}
+
+
+@pytest.mark.parametrize("parents", [{"a": "a"}, {"a": "b", "b": "a"}, {"a": "b", "b": "c", "c": "b"}])
+def test_records_whose_parents_go_in_a_circle_do_not_wait_for_each_other(to, tmp_path, monkeypatch, parents):
+    monkeypatch.setenv("PIPELINE_RECORDS", str(tmp_path / "records"))
+    records = [Record.create(Opening(own, to.key, "neural-nets", parent=up), {}, own) for own, up in parents.items()]
+    bringing = threading.Thread(target=lambda: [deliver(record, to) for record in records], daemon=True)
+    bringing.start()
+    bringing.join(timeout=30)  # seconds
+    assert not bringing.is_alive()
+    assert all(record.delivered(to.key).run_id for record in records)
 
 
 @pytest.mark.parametrize("length", [SAFE_TAG + 1, LARGEST_TAG])

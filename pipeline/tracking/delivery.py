@@ -161,11 +161,23 @@ def _newer(run: Any, record: Record) -> Delivered:
 def _create_run(record: Record, to: Destination, experiment_id: str) -> str:
     opening = record.opening
     tags = {RECORD_TAG: record.id}
-    if opening.parent:
+    if opening.parent and not _is_above_itself(record):
         parent = _run_of_parent(opening.parent, to, experiment_id)
         tags |= {PARENT_TAG: parent} if parent else {}
     made = to.write("create_run", experiment_id, start_time=opening.start_time, tags=tags, run_name=opening.name)
     return str(made.info.run_id)
+
+
+def _is_above_itself(record: Record) -> bool:
+    """Return whether parents lead back to the record, as those of another store may: it would wait for itself."""
+    above, seen = record.opening.parent, set()
+    with contextlib.suppress(OSError, ValueError):  # the record of one of them is gone, or damaged
+        while above and above not in seen:
+            if above == record.id:
+                return True
+            seen.add(above)
+            above = find_record(above).opening.parent
+    return False
 
 
 def _run_of_parent(record_id: str, to: Destination, experiment_id: str) -> str | None:
