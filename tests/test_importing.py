@@ -155,6 +155,16 @@ def test_a_part_of_a_run_that_is_left_out_waits_for_it(client, source, folder, t
     ]
 
 
+def test_a_part_is_brought_if_the_run_it_is_part_of_was_before(client, source, folder, tmp_path):
+    parent = run_of(client, source, weights_sha256="w")
+    client.log_text(parent, "hello", "a.txt")
+    brought(source, folder)
+    part = run_of(client, source, **{"mlflow.parentRunId": parent})
+    (tmp_path / "source" / "mlartifacts").rename(tmp_path / "away")
+    records, n_lost = import_runs(source, "neural-nets", KEY, folder)
+    assert ([(record.id, record.opening.parent) for record in records], n_lost) == ([(part, parent)], 1)
+
+
 @pytest.mark.parametrize(
     ("profile", "n_rows"),
     [('{"num_rows": 7}', 7), ("no json", None), ("[1]", None), ('{"num_rows": [7]}', None), ("", None)],
@@ -184,6 +194,28 @@ def test_what_is_wrong_with_one_run_leaves_out_that_one(client, source, folder, 
     (line,) = caplog.messages
     assert re.match(rf"{odd[:8]}  \S+: left out: .*\bm-\w+\b.* not found", line)
     assert names_in(folder) == {whole}
+
+
+def test_a_file_that_may_not_be_read_leaves_out_its_run_alone(client, source, folder, caplog, monkeypatch):
+    closed, whole = run_of(client, source), run_of(client, source)
+    client.log_text(closed, "hello", "a.txt")
+
+    def refuse(source, run, name):
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr(importing.Source, "read", refuse)
+    records, n_lost = import_runs(source, "neural-nets", KEY, folder)
+    assert ([record.id for record in records], n_lost) == ([whole], 1)
+    (line,) = caplog.messages
+    assert re.match(rf"{closed[:8]}  \S+: left out: .*Permission denied: 'a\.txt'$", line)
+
+
+def test_records_that_cannot_be_written_end_an_import_at_once(client, source, folder, caplog):
+    run_of(client, source)
+    folder.write_text("no folder")
+    with pytest.raises(FileExistsError, match=re.escape(str(folder))):
+        import_runs(source, "neural-nets", KEY, folder)
+    assert caplog.messages == []
 
 
 def test_a_store_that_is_away_in_the_middle_is_one_line_not_one_a_run(source, folder, odd, caplog, monkeypatch):

@@ -71,11 +71,11 @@ def import_runs(uri: str, experiment: str, key: str, folder: Path) -> tuple[list
         for run in runs:
             parent = run.data.tags.get(PARENT_TAG)
             try:
-                if parent in left_out:  # brought without it, the run would never be its part
+                if parent in left_out and not _is_there(folder, ids[parent]):  # without it the run is never its part
                     raise DataError(f"so is the run {parent[:SHORT_ID]} that it is part of")
                 records.append(_import(source, run, ids, key, folder))
             except Exception as error:  # of MLflow, a database, the network or S3; or of what a hostile store holds
-                why = _why_left_out(source, error)
+                why = _why_left_out(source, error, folder)
                 left_out.add(run.info.run_id)
                 log.warning("%s  %s: left out: %s", run.info.run_id[:SHORT_ID], run.info.run_name, why)
     except (MlflowException, *database_errors()) as error:
@@ -93,13 +93,17 @@ def _check_is_store(uri: str) -> None:
             raise SettingsError(f"--from: {uri}: a store of MLflow's is needed, but it has no table experiments")
 
 
-def _why_left_out(source: "Source", error: Exception) -> str:
-    """Return why a run cannot be brought; raise what concerns others, too: an error of this disk, a store away."""
+def _is_there(folder: Path, record_id: str) -> bool:
+    return (folder / record_id / "run.json").exists()
+
+
+def _why_left_out(source: "Source", error: Exception, folder: Path) -> str:
+    """Return why a run cannot be brought; raise what concerns others, too: no record can be written, a store away."""
     if isinstance(error, FileNotFoundError):
         return f"its files are not there: {error.filename}"
     if isinstance(error, DataError):
         return str(error)
-    if isinstance(error, OSError) and error.filename:
+    if isinstance(error, OSError) and str(error.filename).startswith(str(folder)):
         raise error
     source.client.search_experiments(max_results=1)
     return reason(error)
@@ -222,7 +226,7 @@ def _import(source: Source, run: Any, ids: dict[str, str], key: str, folder: Pat
     stamp = _stamp(run, files)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK_FILE):  # or of two imports at once, one takes a record away that the other is bringing
-        if not (record.folder / "run.json").exists():
+        if not _is_there(folder, record.id):
             with replacing(record.folder) as new:
                 made = Record.create(opening_of(source.client, run, ids, key), {}, new.name, new.parent)
                 _fill(source, run, made, files)
