@@ -292,11 +292,11 @@ def _end_sweep(error: BaseException) -> None:
 
 def main() -> None:
     """Train, sweep or show, as the command line says; a user's mistake ends with one line and exit code 1."""
-    from pipeline import tracking
-
     configure_logging()
     _check_secrets(sys.argv[1:])
     if not any(argument.startswith("-") for argument in sys.argv[1:]):  # a training, neither a sweep nor a look
+        from pipeline import tracking
+
         tracking.prepare()  # starts now what takes longer to start than Hydra
     _hand_to_hydra()
 

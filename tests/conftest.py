@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -37,6 +38,8 @@ def no_run_is_left_open():
 @pytest.fixture(scope="session", autouse=True)
 def bare_process():
     """Keep from the tests' own process, too, what no command under test is to see."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell; Ctrl-C is tested
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     own = bare(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() - own.keys():
