@@ -372,6 +372,25 @@ def test_a_courier_that_is_left_asks_a_silent_store_once_a_round(monkeypatch):
     assert line.startswith("http://127.0.0.1:9/left: the tracking store cannot be reached (connection refused): ")
 
 
+def test_a_record_that_a_store_refuses_at_once_holds_up_no_other(monkeypatch):
+    asked = []
+
+    def refuse(record, *given, **options):
+        asked.append(record.id[0])
+        raise ValueError("a param is too long")
+
+    monkeypatch.setattr(courier, "deliver", refuse)
+    own = Courier(lambda answer: None, io.StringIO())
+    for name in ("a", "b", "c"):
+        record, in_use = Record.begin(Opening(name, "http://host", "neural-nets"), {}, name * 32)
+        own.take({"open": str(record.folder), "uri": "http://host", "in_use": in_use, "new": True})
+        own.take({"end": record.id, "alone": False})
+    own.go_round()
+    assert asked == ["a", "b", "c"]
+    for errand in own.errands.values():
+        errand.in_use.close()
+
+
 def test_a_courier_whose_training_was_killed_within_a_line_still_ends(read, orders):
     with pytest.raises(json.JSONDecodeError):
         read('{"open": "rec')
