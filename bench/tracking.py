@@ -2,9 +2,10 @@
 
 Both do what `pipeline.train` does, in its order: the epochs, the files of the net, the figures and pictures of the
 test rows. The epochs' own time is taken with the record being written and the courier delivering it beside; apart
-from it the start of the run, what is written of the net and its figures, and the wait until MLflow has all of it.
-The first turn pays for imports and the new store, and is left out. What a user waits who trains once, the courier's
-start with it, is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
+from it the start of the run, what is written of the net and its figures, and the wait until MLflow has all of it. The
+first turn pays for imports and the new store, and is left out. Beside them what MLflow's own client takes for the
+curves alone, called as a script calls it at its end. What a user waits who trains once, the courier's start with it,
+is measured by `first`: whole processes, each of one training, `python -m bench.tracking NAME HOW`.
 """
 
 import os
@@ -26,6 +27,7 @@ from bench.sweeps import ROOT
 from pipeline import compose, config, evaluate, prepared, tracking, train, trained
 from pipeline.config import Settings
 from pipeline.lineage import inputs_of
+from pipeline.tracking.delivery import LARGEST_BATCH
 
 HOW = ("alone", "tracked")
 TRAININGS = {
@@ -77,21 +79,37 @@ class Bench:
         with self._timed("wait"):
             started.__exit__(None, None, None)
 
+    def plain(self, history: Mapping[str, list[float]]) -> None:
+        """Log the curves of a training, and nothing else, by MLflow's own client in this process."""
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        client = MlflowClient(tracking.tracking_uri(self.settings))
+        points = [Metric(name, value, 0, i + 1) for name, values in history.items() for i, value in enumerate(values)]
+        with self._timed("plain"):
+            run_id = client.create_run(tracking.open_store(self.settings)).info.run_id
+            for first in range(0, len(points), LARGEST_BATCH):
+                client.log_batch(run_id, points[first : first + LARGEST_BATCH])
+            client.set_terminated(run_id)
+
 
 def measure(overrides: list[str], n: int) -> dict[str, float]:
     """Return medians of n turns: seconds of the epochs and of all, their ratios with tracking, and its parts."""
     with tempfile.TemporaryDirectory() as name, mock.patch.dict(os.environ, own_store(Path(name))):
         bench = Bench(_settings(overrides), Path(name))
         bench.tracked()
+        history = trained.load(Path(name) / "net").history
+        bench.plain(history)
         bench.parts.clear()
-        times = alternate({"alone": bench.alone, "tracked": bench.tracked}, n)
+        works = {"alone": bench.alone, "tracked": bench.tracked, "plain": lambda: bench.plain(history)}
+        times = alternate(works, n)
     return {
         "epochs": bench.settings.section(bench.settings.net).epochs,
         "epochs_s": median(bench.parts, "alone"),
         "epochs_ratio": ratio(bench.parts, "tracked", "alone"),
         "whole_s": median(times, "alone"),
         "whole_ratio": ratio(times, "tracked", "alone"),
-        **{f"{part}_ms": 1000 * median(bench.parts, part) for part in ("start", "net", "report", "wait")},
+        **{f"{part}_ms": 1000 * median(bench.parts, part) for part in ("start", "net", "report", "wait", "plain")},
     }
 
 
