@@ -95,7 +95,7 @@ def test_the_runs_of_a_server_come_to_an_embedded_store_with_their_files_and_mod
     (team.folder / "params.yaml").write_text(yaml.safe_dump(to_dict(settings_of(own))))
     team.run("pipeline.train", *SMALL, own, "tracking=server")
     store = new_store(team.folder)
-    there = {"PIPELINE_RECORDS": str(team.folder / "other")}
+    there = {"PIPELINE_RECORDS": str(team.folder / "other"), "DVC_ROOT": str(team.folder)}  # for its params.yaml
     team.run("pipeline.sync", "--from", tracking_server.uri, "--to", store, **there)
     mine = mlflow.MlflowClient(store)
     (run,), (original,) = (
