@@ -19,7 +19,8 @@ from pipeline import mnist_csv
 from pipeline.config import to_dict
 from pipeline.errors import SettingsError
 from pipeline.lineage import SECRET
-from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, MissingError, _checkout, differences, fitted_settings
+from pipeline.recipe import fitted_settings
+from pipeline.reproduce import DIFFERENT, IDENTICAL, MISSING, MissingError, _checkout, differences
 from pipeline.tracking import PastRun
 from pipeline.tracking.records import Opening
 from pipeline.trained import Trained

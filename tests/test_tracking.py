@@ -17,7 +17,7 @@ from pipeline import tracking, trained
 from pipeline.config import to_dict
 from pipeline.errors import SettingsError
 from pipeline.lineage import inputs_of
-from pipeline.tracking.run import run_name
+from pipeline.tracking.naming import run_name
 from pipeline.tracking.store import check_uri
 from pipeline.trained import Trained
 

@@ -1,6 +1,7 @@
 """The record of runs: plain files first, MLflow as a view of them. Only this package imports mlflow."""
 
 from pipeline.tracking.calls import call
+from pipeline.tracking.naming import run_params, settings_text
 from pipeline.tracking.pages import shown_at
 from pipeline.tracking.past import PastRun, read_past
 from pipeline.tracking.reports import add_report, find_run, page_of_weights
@@ -12,8 +13,6 @@ from pipeline.tracking.run import (
     log_origin,
     open_parent,
     prepare,
-    run_params,
-    settings_text,
     start_again,
     start_run,
 )

@@ -108,12 +108,12 @@ def _bring(record: Record, to: Destination, on_progress: Callable[[], None], *, 
     return has
 
 
-def run_noted(to: Destination, run_id: str) -> Any:
+def run_noted(client: Any, run_id: str) -> Any:
     """Return a run by its id, also a deleted one; None: the store has none."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return to.client.get_run(run_id)
+        return client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == ABSENT:
             return None
@@ -121,7 +121,7 @@ def run_noted(to: Destination, run_id: str) -> Any:
 
 
 def _has_run(to: Destination, run_id: str) -> bool:
-    run = run_noted(to, run_id)
+    run = run_noted(to.client, run_id)
     return run is not None and _active(run).info.run_id == run_id
 
 

@@ -9,8 +9,8 @@ from pipeline.config import Settings
 from pipeline.errors import DataError, SettingsError
 from pipeline.lineage import DIFF_FILE, LOCK_FILE, Code
 from pipeline.tracking.importing import opening_of
+from pipeline.tracking.naming import SETTINGS_FILE
 from pipeline.tracking.records import Opening
-from pipeline.tracking.run import SETTINGS_FILE
 from pipeline.tracking.store import open_store, tracking_uri
 from pipeline.tracking.table import find
 from pipeline.trained import Trained

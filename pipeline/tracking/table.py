@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.address import reason, redact
 from pipeline.config import PARAMS_FILE, Settings, load_params
 from pipeline.errors import DataError, SettingsError
+from pipeline.tracking.delivery import run_noted
 from pipeline.tracking.store import SQLITE, check_uri, client_of, database_errors, store_root, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
@@ -165,16 +166,10 @@ def find(settings: Settings, run_id: str) -> Any:
 def _fitting(client: Any, run_id: str) -> list[Any]:
     """Return the runs whose id begins with `run_id`, but for deleted ones."""
     from mlflow.entities import ViewType
-    from mlflow.exceptions import MlflowException
 
     if len(run_id) == ID_LENGTH:  # MLflow knows it without asking experiment after experiment
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return []
-            raise
-        return [run] if run.info.lifecycle_stage == "active" else []
+        run = run_noted(client, run_id)
+        return [run] if run and run.info.lifecycle_stage == "active" else []
     experiments = _paged(lambda size, token: client.search_experiments(ViewType.ACTIVE_ONLY, size, page_token=token))
     experiment_ids = [experiment.experiment_id for experiment in experiments]
     return _search(client, experiment_ids, f"attributes.run_id LIKE '{run_id}%'")

@@ -32,7 +32,7 @@ def still_has(to: Destination) -> bool:
     if record is None:
         return True
     has = record.delivered(to.key)
-    run = run_noted(to, str(has.run_id))
+    run = run_noted(to.client, str(has.run_id))
     if run is None:
         return False
     if run.info.lifecycle_stage != ACTIVE:
