@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,16 @@ def _works(folder: Path, uri: str) -> dict[str, Callable[[], float]]:
     process([*resumed, "hydra.sweeper.n_trials=5"], folder, environment)
     n_trials = iter(range(6, 1000))
 
+    def resume() -> float:
+        return process([*resumed, f"hydra.sweeper.n_trials={next(n_trials)}"], folder, environment)
+
+    def go_on() -> float:
+        begun = datetime.now()
+        resume()
+        claimed = trials_of(folder, "resumed")[-1].datetime_start
+        assert claimed
+        return (claimed - begun).total_seconds()
+
     def look() -> object:
         return ledger.lacking(redact(uri), records)
 
@@ -116,9 +127,8 @@ def _works(folder: Path, uri: str) -> dict[str, Callable[[], float]]:
         "start of a run: until MLflow has it": lambda: _start(settings)[1],
         "compare: the command": lambda: process([*python, "pipeline.compare"], folder, environment),
         "compare: its table": lambda: seconds(lambda: tracking.runs(10, settings=settings)),
-        "resume of a study: the command, with a trial": lambda: process(
-            [*resumed, f"hydra.sweeper.n_trials={next(n_trials)}"], folder, environment
-        ),
+        "resume of a study: until its next trial begins": go_on,
+        "resume of a study: the command, with a trial": resume,
         "sync: the command": lambda: process([*python, "pipeline.sync"], folder, environment),
         "sync: its look": lambda: seconds(look),
         "sync: its look without a ledger": lambda: _without_ledger(records, look),

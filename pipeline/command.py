@@ -1,6 +1,8 @@
 """What every command line of the project shares: plain log lines, and one line for a user's mistake."""
 
+import atexit
 import functools
+import gc
 import logging
 import os
 import sys
@@ -12,6 +14,7 @@ from pipeline.errors import DataError, SettingsError, SweepError, TrainingError
 
 USERS_ERRORS = (DataError, SettingsError, SweepError, TrainingError, OSError, MemoryError)
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+NEW_OBJECTS = 10_000  # after which the garbage collector looks at them; Python's own 700 are few for what is large
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ def parsing_command(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def run() -> None:
         configure_logging()
+        collect_rarely()
         try:
             main()
         except USERS_ERRORS as error:
@@ -77,3 +81,13 @@ def configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("alembic", "mlflow", "matplotlib", "absl", "httpx", "botocore", "aiobotocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def collect_rarely() -> None:
+    """Have Python's garbage collector look at new objects less often, and at none as the process ends.
+
+    An import makes objects that live as long as the process: to look for garbage among them, again and again and once
+    more at the end, takes a third of what TensorFlow and mlflow take to import (docs/performance.md).
+    """
+    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.address import NOT_TO_A_FILE, redact
-from pipeline.command import INTERRUPTED, USERS_ERRORS, configure_logging, one_line
+from pipeline.command import INTERRUPTED, USERS_ERRORS, collect_rarely, configure_logging, one_line
 from pipeline.config import DATASETS, NETS, Settings, parse
 from pipeline.errors import DataError, SettingsError, SweepError
 from pipeline.paths import RUNS, TEST_CSV, TRAIN_CSV
@@ -293,6 +293,7 @@ def _end_sweep(error: BaseException) -> None:
 def main() -> None:
     """Train, sweep or show, as the command line says; a user's mistake ends with one line and exit code 1."""
     configure_logging()
+    collect_rarely()
     _check_secrets(sys.argv[1:])
     if not any(argument.startswith("-") for argument in sys.argv[1:]):  # a training, neither a sweep nor a look
         from pipeline import tracking

@@ -156,7 +156,7 @@ def compared(sweep: Sweep, parent: tracking.Run, rows: Sequence[Row]) -> str | N
     if _is_away(parent):
         return None
     run_ids = [run_id for run_id in found if run_id]
-    return tracking.shown_at(sweep.settings, run_ids) if run_ids else None
+    return str(tracking.call("shown_at", sweep.settings, run_ids)) if run_ids else None
 
 
 def _elsewhere(sweep: Sweep, parent: tracking.Run) -> dict[str, str]:

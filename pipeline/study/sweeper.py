@@ -131,8 +131,10 @@ def conduct(search: Search) -> None:
 
 def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
     """Train what is not yet trained, here or in processes of its own; return where all is compared, if anywhere."""
+    from pipeline import tracking
     from pipeline.study import report
 
+    tracking.prepare()  # starts now what takes seconds to start
     n_done, is_done = len(worker.rows(search, study)), worker.is_done(search, study)
     if n_done and not is_done:
         log.info("study %s: goes on after %d of %d trials", search.name, n_done, goal.n_trials)

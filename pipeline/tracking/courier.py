@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from pipeline.address import reason
-from pipeline.command import one_line
+from pipeline.command import collect_rarely, one_line
 from pipeline.errors import DataError
 from pipeline.tracking.calls import answer_to, heard
 from pipeline.tracking.delivery import Destination, RunDeleted, deliver
@@ -281,6 +281,7 @@ def main() -> None:
     """Talk over stdin and stdout; nothing else is printed."""
     if os.fork():  # so that whoever ends a training's children, as joblib does at Ctrl-C, finds no courier among them
         os._exit(0)
+    collect_rarely()
     if "--nice" in sys.argv[1:]:
         os.nice(NICENESS)
     _allow_many_files()
