@@ -19,11 +19,17 @@ from counted import pytest_terminal_summary
 from filelock import FileLock
 from repro_project import SMALL, STAGES, Project, ran
 
+from pipeline.command import collect_rarely
 from pipeline.config import Settings, parse
 
 __all__ = ["pytest_terminal_summary"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Import as the commands do."""
+    collect_rarely()
 
 
 @pytest.fixture(autouse=True)
