@@ -116,7 +116,10 @@ def _checkout() -> tuple[str, dict[str, str]]:
 
 
 def everywhere(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return what a function of the project returns, or raises, on each node that trains, by the node's address."""
+    """Return what a function of the project returns, or raises, on each node that trains, by the node's address.
+
+    A node that dies meanwhile is left out.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -126,7 +129,8 @@ def everywhere(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(function).options(num_cpus=0, scheduling_strategy=place)
             asked[node["NodeManagerAddress"]] = task.remote(*arguments)
-    return {address: _answer(ref) for address, ref in asked.items()}
+    answers = {address: _answer(ref) for address, ref in asked.items()}
+    return {at: answer for at, answer in answers.items() if not isinstance(answer, Exception) or is_up(at)}
 
 
 def is_up(address: str) -> bool:

@@ -256,6 +256,10 @@ class Record:
             new.write_bytes(content)
         os.utime(self.folder / "artifacts")  # which shows that something below it has changed, see ledger.py
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text as an artifact; what in it was no UTF-8 is as it was."""
+        self.write_artifact(name, text.encode("utf-8", "surrogateescape"))
+
     def artifacts(self) -> dict[str, str]:
         """Return the artifacts by name, and of each a stamp that changes with it; those half-written are none."""
         return dict(sorted(_stamps(str(self.folder / "artifacts"))))

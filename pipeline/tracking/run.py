@@ -2,12 +2,9 @@
 
 import contextlib
 import functools
-import getpass
 import json
 import logging
 import os
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +14,14 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from pipeline import lineage, paths
-from pipeline.address import holds_secret, redact
+from pipeline.address import redact
 from pipeline.command import one_line
 from pipeline.config import Settings
 from pipeline.errors import DataError, Pruned
 from pipeline.lineage import Code, Inputs
 from pipeline.tracking.models import drop_model, has_parts, keep_keras, keep_scratch
 from pipeline.tracking.naming import SETTINGS_FILE, run_name, run_params, settings_text
+from pipeline.tracking.origin import Beside, add_lineage, own_code, source
 from pipeline.tracking.pages import page_of
 from pipeline.tracking.records import (
     FAILED,
@@ -117,7 +115,7 @@ class Run:
 
     def log_text(self, text: str, name: str) -> None:
         """Write a text as an artifact, over the one that had the name."""
-        self._record.write_artifact(name, text.encode("utf-8", "surrogateescape"))
+        self._record.write_text(name, text)
 
     def log_trained(
         self,
@@ -236,13 +234,7 @@ def prepare() -> None:
     Called first thing, it has been done by the time that the data are there; else `start_run` does it.
     """
     sender()
-    _Beside(own_code, is_quiet=True)  # start_run asks again, and tells
-
-
-@functools.cache
-def own_code() -> Code:
-    """Return this checkout's code as it was when the process first asked: what it has loaded, not later edits."""
-    return lineage.read_code()
+    Beside(own_code, is_quiet=True)  # start_run asks again, and tells
 
 
 def start_run(
@@ -279,7 +271,7 @@ def start_run(
         parent=member.parent,
     )
     tags_of = functools.partial(lineage.tags, settings, net, inputs, given=overrides)
-    return _started(settings, opening, member, lambda run: _log_lineage(run, code, tags_of))
+    return _started(settings, opening, member, lambda record: add_lineage(record, code, tags_of))
 
 
 def start_again(
@@ -304,18 +296,18 @@ def start_again(
         params=dict(params),
         datasets=first.datasets,
     )
-    return _started(settings, opening, ALONE, lambda run: _log_lineage(run, code, lambda _: dict(tags)))
+    return _started(settings, opening, ALONE, lambda record: add_lineage(record, code, lambda _: dict(tags)))
 
 
 @contextlib.contextmanager
 def _started(
-    settings: Settings, opening: Opening, member: Member, log_lineage: Callable[[Run], None]
+    settings: Settings, opening: Opening, member: Member, add_origin: Callable[[Record], None]
 ) -> Iterator[Run]:
     check_uri(tracking_uri(settings))
-    record, in_use = Record.begin(opening, _source() | dict(member.tags), member.record_id)
+    record, in_use = Record.begin(opening, source() | dict(member.tags), member.record_id)
     run = Run(record, settings, in_use, is_new=True)
     is_waited_for = member.parent is None or ON_NODE in os.environ  # a node may die, and its disk with it
-    origin = _Beside(lambda: log_lineage(run))
+    origin = Beside(lambda: add_origin(record))
     try:
         yield run
     except BaseException as error:
@@ -324,54 +316,6 @@ def _started(
         raise
     origin.join()
     run.end(wait=is_waited_for)
-
-
-class _Beside(threading.Thread):
-    """Work that is done beside the training, and whose failure does not end it."""
-
-    def __init__(self, work: Callable[[], object], *, is_quiet: bool = False) -> None:
-        super().__init__(daemon=True)
-        self._work = work
-        self._is_quiet = is_quiet
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._work()
-        except Exception as error:
-            if not self._is_quiet:
-                log.warning("the run's lineage is not known: %s", redact(str(error)))
-
-
-def _log_lineage(run: Run, code: Code | None, tags_of: Callable[[Code], dict[str, str]]) -> None:
-    """Add where the run comes from; git is asked, which takes tens of milliseconds."""
-    if code is None:
-        code = own_code()
-        _tell_left_out(lineage.named(code.left_out))
-    for name, text in ((lineage.DIFF_FILE, code.diff), (lineage.LOCK_FILE, code.lock)):
-        if text and not holds_secret(text):  # dvc.lock may; the diff is without
-            run.log_text(text, name)
-    run.set_tags(tags_of(code) | {"mlflow.source.git.commit": code.commit})
-
-
-@functools.cache  # once, however many runs a process has
-def _tell_left_out(names: str) -> None:
-    if names:
-        log.warning(
-            "not in the run's %s, so that `reproduce` would miss it: %s; mend it, move it out of the code or "
-            "into .gitignore",
-            lineage.DIFF_FILE,
-            names,
-        )
-
-
-def _source() -> dict[str, str]:
-    """Return what MLflow's own client says of every run: who, by which program."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
-        user = "unknown"
-    return {"mlflow.user": user, "mlflow.source.name": Path(sys.argv[0]).name, "mlflow.source.type": "LOCAL"}
 
 
 def _datasets(inputs: Inputs) -> list[dict[str, Any]]:
@@ -413,7 +357,7 @@ def open_parent(
         experiment=settings.tracking.experiment,
         params={key: str(value) for key, value in params.items() if value is not None},
     )
-    record, in_use = Record.begin(opening, _source(), record_id)
+    record, in_use = Record.begin(opening, source(), record_id)
     record.send_to(opening.store)
     run = Run(record, settings, in_use)
     went_on = {"error": "none: it was gone on with"} if "error" in record.state.tags else {}
@@ -423,8 +367,9 @@ def open_parent(
 
 def log_origin(run: Run, settings: Settings, overrides: Sequence[str]) -> None:
     """Add to a run that others are part of by which code, settings and machine it was begun, unless it has that."""
-    if "git.commit" not in run._record.state.tags:
-        _Beside(lambda: _log_lineage(run, None, lambda code: lineage.origin(settings, code, overrides))).join()
+    record = run._record
+    if "git.commit" not in record.state.tags:
+        Beside(lambda: add_lineage(record, None, lambda code: lineage.origin(settings, code, overrides))).join()
 
 
 def log_model_of(settings: Settings, record_id: str) -> None:

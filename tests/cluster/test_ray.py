@@ -26,6 +26,7 @@ EPOCHS = 60  # long enough to be killed within
 DIGITS = ("net=keras", "mnist=digits", "keras.batch_size=32")
 SPACE = ("keras.learning_rate=tag(log, interval(1e-4, 1e-2))", "keras.units=16,32,64")
 LEFT_SECONDS = 60
+ASKED_SECONDS = 10  # in which a sweep comes to ask the nodes, and these are not yet known to be gone
 
 
 @dataclass
@@ -280,6 +281,21 @@ def assert_one_after_the_other(node: Node, record_ids: set[str]) -> None:
     here = [Record(folder) for folder in node.records.iterdir() if folder.name in record_ids]
     spans = sorted((record.opening.start_time, record.state.end_time) for record in here)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), spans
+
+
+def test_a_node_that_dies_before_it_has_told_its_code_is_done_without(mortal, database):
+    """It is asked, does not answer, and is then found to be dead."""
+    dying = mortal.nodes[1]
+    study = ("-m", "hydra/sweeper=study", "hydra.sweeper.study_name=d", f"hydra.sweeper.storage={database}", *SMALL)
+    dying.freeze()
+    process = mortal.start(*study, "scratch.n_hidden=4,8", "hydra.sweeper.n_jobs=2", *mortal.shared)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(ASKED_SECONDS)
+    assert mortal.n_done(database, "d") == 0
+    dying.kill()
+    done = mortal.end(process)
+    assert len(re.findall(r"^trial \d \(\d/2\)  val_loss", done.stderr, re.MULTILINE)) == 2, done.stderr
+    assert Counter(run.info.status for run in mortal.children()) == {"FINISHED": 2}
 
 
 @pytest.mark.slow
