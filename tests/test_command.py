@@ -107,3 +107,14 @@ def test_log_lines_go_to_stderr_as_they_are(of_the_project):
 def test_of_chatty_packages_only_warnings_show(of_the_project):
     body = "[logging.getLogger('mlflow.x').log(level, 'level %d', level) for level in (20, 30)]"
     assert of_the_project(body, code=0).stderr == "level 30\n"
+
+
+def test_a_command_looks_for_garbage_rarely_and_not_as_it_ends(call, tmp_path):
+    script = """
+import atexit, gc
+from pipeline.command import parsing_command
+atexit.register(lambda: print(gc.get_freeze_count() > 0))  # after all that is registered later
+parsing_command(lambda: print(gc.get_threshold()[0], gc.get_freeze_count()))()
+"""
+    done = call(tmp_path, sys.executable, "-c", script, env={"PYTHONPATH": str(ROOT)})
+    assert done.stdout.split() == ["10000", "0", "True"]

@@ -1,12 +1,15 @@
 """The courier beside a training: what reaches MLflow whatever happens to the server, the training or itself."""
 
+import contextlib
 import io
 import json
 import os
 import queue
 import resource
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +29,7 @@ from pipeline.errors import DataError, Pruned, SettingsError
 from pipeline.lineage import inputs_of
 from pipeline.tracking import courier
 from pipeline.tracking.courier import Courier, _allow_many_files, _read
+from pipeline.tracking.pages import is_page
 from pipeline.tracking.records import Opening, Record, find_record
 from pipeline.tracking.registry import promote
 from pipeline.tracking.sender import sender
@@ -99,7 +103,9 @@ def test_without_a_server_an_evaluation_says_so_once_and_its_figures_stay(settin
     assert tracking.add_report(settings, result.weights_sha256, {"test_accuracy": 0.75}, {"curve": b"png"}) is None
     assert tracking.add_report(settings, "0" * 64, {"test_accuracy": 0.75}, {}) is None
     assert promote(settings, "mnist", DATA_MD5, lambda net: 0.0) is None
-    assert tracking.shown_at(settings, ["a", "b"]) == "not known, http://127.0.0.1:9/evaluated does not answer"
+    shown = tracking.shown_at(settings, ["a", "b"])
+    assert shown == "not known, http://127.0.0.1:9/evaluated does not answer"
+    assert not is_page(shown)
     (line,) = [line for line in caplog.messages if "/evaluated" in line]
     assert "secret" not in line
     record = find_record(run.record_id)
@@ -114,6 +120,15 @@ def test_a_training_that_leaves_its_end_to_the_courier_has_a_whole_run_soon(sett
     assert log == []
 
 
+def test_a_store_is_one_file_once_all_who_have_used_it_are_gone(settings, own, tmp_path):
+    """It may be copied, as docs/team.md says: nothing of it is left in SQLite's write-ahead log."""
+    trainer.finish(trainer.start(own, uri=settings.tracking.uri, epochs=3, leave=True))
+    store = Path(settings.tracking.uri.removeprefix("sqlite:///"))
+    wait_until(lambda: not Path(f"{store}-wal").exists())
+    with contextlib.closing(sqlite3.connect(shutil.copy(store, tmp_path / "copy.db"))) as copy:
+        assert copy.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
+
+
 def test_what_a_training_has_not_waited_to_hear_is_said_once_on_its_terminal(own):
     said, log = trainer.finish(trainer.start(own, uri=DEAD, epochs=3, n_runs=2, leave=True))
     (line,) = log
@@ -126,7 +141,9 @@ def test_what_a_training_has_not_waited_to_hear_is_said_once_on_its_terminal(own
 def test_the_courier_answers_calls_as_this_process_would(settings, start, caplog):
     with start() as run:
         pass
-    assert tracking.call("shown_at", settings, [run.run_id]) == tracking.shown_at(settings, [run.run_id])
+    shown = tracking.call("shown_at", settings, [run.run_id])
+    assert shown == tracking.shown_at(settings, [run.run_id])
+    assert is_page(shown)
     caplog.clear()
     dead = replace(settings, tracking=replace(settings.tracking, uri="http://ann:secret@127.0.0.1:9/called"))
     for task in ("mnist", "synthetic"):
@@ -173,6 +190,33 @@ def test_a_server_that_answers_with_errors_is_one_line_without_mlflows_own_words
     why = "it answers with an error of its own, HTTP 500: its log says more"
     assert line.startswith(f"{uri}: the tracking store cannot be reached ({why}): ")
     assert said["run_id"] is None
+
+
+class Login(Failing):
+    """Answers as a proxy that asks for a password on a page of its own."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>Who are you?</html>")
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+
+def test_a_proxys_page_in_place_of_an_answer_ends_no_courier(settings, caplog):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Login) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{proxy.server_port}"
+        asked = replace(settings, tracking=replace(settings.tracking, uri=uri))
+        first = sender()
+        shown = tracking.call("shown_at", asked, ["a", "b"])
+        assert tracking.call("promote", asked, "mnist", DATA_MD5, "") is None
+        proxy.shutdown()
+    assert shown == f"not known, {uri} does not answer"
+    (line,) = [line for line in caplog.messages if uri in line]
+    assert line.endswith("champion of mnist stays as it is")
+    assert sender() is first
 
 
 def test_a_run_that_is_deleted_while_it_goes_on_makes_no_store_unreachable(start, client, caplog):

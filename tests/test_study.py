@@ -775,3 +775,9 @@ def test_the_desk_has_what_a_job_elsewhere_has_trained_and_knows_it_again(here, 
     assert own.ended("0") == outcome  # its node may die before it is told so, and another do the job again
     assert desk.Own(Path("sweep"), "another", ()).ended("0") is None
     assert json.loads((here / desk.RESULTS / "key/outcome.json").read_text())["place"] == str(here / "sweep/0")
+
+
+def test_a_study_on_a_journal_pays_for_no_database(call, tmp_path):
+    check = "import sys; from pipeline.study import storage; storage.failures(); print('sqlalchemy' in sys.modules)"
+    done = call(tmp_path, sys.executable, "-c", check, env={"PYTHONPATH": str(ROOT)})
+    assert done.stdout == "False\n"

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -174,7 +174,7 @@ class There:
         news: returns the jobs' warnings since its last call.
     """
 
-    everywhere: "Callable[..., Mapping[str, Any]] | None" = None
+    everywhere: "Callable[..., list[tuple[str, Any]]] | None" = None
     news: Callable[[], list[str]] | None = None
 
 

@@ -22,6 +22,7 @@ from pipeline.study import signature
 from pipeline.tracking.store import ON_NODE
 
 REACH_SECONDS = 10.0  # for a cluster that is named to answer
+GONE = object()  # a node
 
 
 @contextlib.contextmanager
@@ -91,7 +92,7 @@ def _shared(settings: Settings) -> dict[str, str]:
 def _check_nodes() -> None:
     """Raise SettingsError where a node has other code than this one, or other libraries, or none."""
     wanted = signature.checkout()
-    for node, found in everywhere(_checkout).items():
+    for node, found in everywhere(_checkout):
         if isinstance(found, Exception):
             raise SettingsError(
                 f"Ray: the same code as here is needed on every node, but on {node} {one_line_of(found)}; start ray "
@@ -115,22 +116,22 @@ def _checkout() -> tuple[str, dict[str, str]]:
     return str(lineage.ROOT), signature.checkout()
 
 
-def everywhere(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return what a function of the project returns, or raises, on each node that trains, by the node's address.
+def everywhere(function: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
+    """Return for each node that trains its address, and what a function of the project returns there, or raises.
 
     A node that dies meanwhile is left out.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    asked = []
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("CPU"):
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(function).options(num_cpus=0, scheduling_strategy=place)
-            asked[node["NodeManagerAddress"]] = task.remote(*arguments)
-    answers = {address: _answer(ref) for address, ref in asked.items()}
-    return {at: answer for at, answer in answers.items() if not isinstance(answer, Exception) or is_up(at)}
+            asked.append((node, task.remote(*arguments)))
+    answers = [(node, _answer(ref, node["NodeID"])) for node, ref in asked]
+    return [(node["NodeManagerAddress"], answer) for node, answer in answers if answer is not GONE]
 
 
 def is_up(address: str) -> bool:
@@ -140,13 +141,17 @@ def is_up(address: str) -> bool:
     return any(node["Alive"] and node["NodeManagerAddress"] == address for node in ray.nodes())
 
 
-def _answer(ref: Any) -> Any:
+def _answer(ref: Any, node_id: str) -> Any:
+    """Return what a node has answered; GONE: it has died."""
     import ray
 
     try:
         return ray.get(ref)
-    except Exception as error:  # what the function has raised there, or Ray's own: the node is gone
-        return getattr(error, "cause", None) or error
+    except ray.exceptions.RayTaskError as error:  # what the function has raised there
+        return error.cause or error
+    except Exception as error:  # Ray's own
+        is_there = any(node["Alive"] and node["NodeID"] == node_id for node in ray.nodes())
+        return error if is_there and not isinstance(error, ray.exceptions.NodeDiedError) else GONE
 
 
 def one_line_of(error: BaseException) -> str:

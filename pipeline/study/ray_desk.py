@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import lineage
 from pipeline.config import Settings
+from pipeline.study import signature
 from pipeline.study.desk import NET, Done, Own
+from pipeline.study.on_ray import check_same
 from pipeline.study.trial import Outcome, Row
 
 
@@ -21,10 +24,16 @@ class Far:
         import ray
 
         self._clerk: Any = ray.get_actor(sweep_id)
-        logging.getLogger().addHandler(_Teller(self._clerk))
+        self._node: str = ray.util.get_node_ip_address()
+        logging.getLogger().addHandler(_Teller(self._clerk, self._node))
 
     def inputs(self, settings: Settings) -> tuple[str | None, str | None]:
-        """Return the md5s of the data and of the first weights, which are to be brought."""
+        """Return the md5s of the data and of the first weights, which are to be brought.
+
+        Raises:
+            SettingsError: this node, which may have come later, has other code than the machine of the grid.
+        """
+        check_same(self._node, str(lineage.ROOT), signature.checkout(), _got(self._clerk.checkout.remote()))
         md5s: tuple[str, str | None] = _got(self._clerk.inputs.remote(settings))
         return md5s
 
@@ -60,12 +69,10 @@ def _got(answer: Any) -> Any:
 class _Teller(logging.Handler):
     """Sends warnings to where the grid was started."""
 
-    def __init__(self, clerk: Any) -> None:
-        import ray
-
+    def __init__(self, clerk: Any, node: str) -> None:
         super().__init__(logging.WARNING)
         self._clerk = clerk
-        self._node: str = ray.util.get_node_ip_address()
+        self._node = node
 
     def emit(self, record: logging.LogRecord) -> None:
         self._clerk.hear.remote(f"{self._node}: {record.getMessage()}")
@@ -82,6 +89,10 @@ class _Clerk:
     def answer(self, question: str, *given: Any) -> Any:
         """Return what the desk answers."""
         return getattr(self._own, question)(*given)
+
+    def checkout(self) -> dict[str, str]:
+        """Return what a node must have, see `signature.checkout`."""
+        return signature.checkout()
 
     def inputs(self, settings: Settings) -> tuple[str, str | None]:
         """Return the md5s of what a training reads, once it can be brought."""

@@ -59,7 +59,7 @@ class Sweep:
     overrides: Sequence[str]
     goal: Goal
     keep_models: int
-    everywhere: Callable[..., Mapping[str, Any]] | None = None
+    everywhere: Callable[..., list[tuple[str, Any]]] | None = None
 
 
 def begin(sweep: Sweep) -> tracking.Run:
@@ -256,7 +256,7 @@ def _keep_models(sweep: Sweep, rows: Sequence[Row]) -> None:
     others = [str(row.outcome.record_id) for row in known if row not in chosen and not row.outcome.reused]
     made = set(make_models(sweep.settings, kept, others))
     if sweep.everywhere:
-        for found in sweep.everywhere(make_models, sweep.settings, kept, others).values():
+        for _, found in sweep.everywhere(make_models, sweep.settings, kept, others):
             made |= set(found) if isinstance(found, list) else set()
     without = [row for row in chosen if row.outcome.record_id not in made]
     if without and sweep.everywhere:

@@ -133,6 +133,7 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
     """Train what is not yet trained, here or in processes of its own; return where all is compared, if anywhere."""
     from pipeline import tracking
     from pipeline.study import report
+    from pipeline.tracking.pages import is_page
 
     tracking.prepare()  # starts now what takes seconds to start
     n_done, is_done = len(worker.rows(search, study)), worker.is_done(search, study)
@@ -162,7 +163,7 @@ def _go_on(search: Search, study: "optuna.Study", goal: Goal) -> str:
             with storage.alone(search.name):  # another terminal may have come to its end, too
                 report.tell(sweep, parent, worker.rows(search, study), report.importances_of(study))
     address = report.compared(sweep, parent, worker.rows(search, study)) or ""
-    if address:
+    if address and is_page(address):
         study.set_user_attr(ADDRESS, {_told(search, goal): address})
     return address
 
@@ -185,7 +186,7 @@ def _workers(search: Search, n_jobs: int) -> "AbstractContextManager[Workers | N
     return ray_workers.tasks(search.settings, search.options.cluster_address, n_jobs)
 
 
-def _everywhere(search: Search) -> "Callable[..., Mapping[str, Any]] | None":
+def _everywhere(search: Search) -> "Callable[..., list[tuple[str, Any]]] | None":
     if search.options.cluster is None:
         return None
     from pipeline.study import on_ray

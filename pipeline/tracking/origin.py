@@ -41,7 +41,7 @@ class Beside(threading.Thread):
 
 
 def add_lineage(record: Record, code: Code | None, tags_of: Callable[[Code], dict[str, str]]) -> None:
-    """Add to a record where its run comes from; git is asked, which takes tens of milliseconds.
+    """Add to a record where its run comes from; of this checkout git is asked, which takes tens of milliseconds.
 
     Args:
         record: of a run.

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from pipeline.address import redact
+from pipeline.address import reason, redact
 from pipeline.config import Settings
-from pipeline.errors import SettingsError
 from pipeline.tracking.store import is_server, open_store, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
 LOCAL_SERVER = "http://127.0.0.1:5000"  # `make ui`
 MODEL_TRAINING = {"workflowType": "machine_learning"}  # else MLflow 3 shows its pages for language models
 VIEW_TAG = "mlflow.sharedViewState."
+NOT_KNOWN = "not known"
 LARGEST_VIEW = 5000  # characters; what the smallest limit of an MLflow server lets pass
 N_AXES = 6  # of the parallel coordinates; more are not legible
 RESULTS_COLUMNS = (
@@ -40,13 +40,17 @@ def is_served(settings: Settings) -> bool:
 
 def shown_at(settings: Settings, run_ids: Sequence[str], experiment_id: str | None = None) -> str:
     """Return where exactly these runs are shown, as a line for the terminal; None: they are of the project's own."""
-    from mlflow.exceptions import MlflowException
-
     note = "" if is_served(settings) else "  (`make ui` serves it)"
     try:
         return run_page(settings, run_ids, experiment_id=experiment_id) + note
-    except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
-        return f"not known, {server(settings)} does not answer"
+    except Exception as error:  # of MLflow, the network or a database; its text may hold a password
+        log.debug("no page: %s", reason(error))
+        return f"{NOT_KNOWN}, {server(settings)} does not answer"
+
+
+def is_page(shown: str) -> bool:
+    """Return whether a line of `shown_at` holds an address."""
+    return not shown.startswith(NOT_KNOWN)
 
 
 def page_of(settings: Settings, experiment_id: str, run_id: str) -> str:

@@ -1,5 +1,6 @@
 """Where runs are kept: SQLite in the project unless the settings or the environment say otherwise."""
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -9,6 +10,7 @@ import socket
 import sqlite3
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,8 +128,31 @@ def be_quick_to_give_up(uri: str) -> None:
     """
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
+    if not is_server(uri):
+        _close_at_exit()
     if DATABASES.match(uri):
         _knock(uri)
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Have this process's connections to databases closed as it ends; MLflow leaves that to the garbage collector.
+
+    Who closes a SQLite file last moves into it what is still in its write-ahead log: https://www.sqlite.org/wal.html.
+    """
+    from sqlalchemy import Connection, Engine, event
+
+    used: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+    def close() -> None:
+        for engine in list(used):
+            engine.dispose()
+
+    def note(connection: Connection) -> None:
+        used.add(connection.engine)
+
+    event.listen(Engine, "engine_connect", note)
+    atexit.register(close)
 
 
 @functools.cache

@@ -81,7 +81,8 @@ class Node:
     def freeze(self) -> None:
         """Stop all that it has started, as where the network is gone: it answers no more, and is not yet missed."""
         for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
 
     def kill(self) -> None:
         """Kill all that it has started, wherever that has got to; `ray stop` would end every Ray of this machine."""

@@ -90,14 +90,16 @@ def family(client, name: str, parent_id: str | None = None) -> tuple[list, dict[
     (experiment,) = client.search_experiments(filter_string="name = 'neural-nets'")
     end = time.monotonic() + LEFT_SECONDS
     while True:
-        runs = client.search_runs([experiment.experiment_id], f"tags.sweep = '{name}'")
-        if time.monotonic() > end or all(run.info.status != "RUNNING" for run in runs):
+        parents = client.search_runs([experiment.experiment_id], f"tags.sweep = '{name}'")
+        parents = [run for run in parents if "mlflow.parentRunId" not in run.data.tags]
+        parents = [run for run in parents if parent_id in (None, run.info.run_id)]
+        ids = {run.info.run_id for run in parents}
+        runs = client.search_runs([experiment.experiment_id])
+        parts = [run for run in runs if run.data.tags.get("mlflow.parentRunId") in ids]  # some without other tags yet
+        if time.monotonic() > end or all(run.info.status != "RUNNING" for run in (*parents, *parts)):
             break
         time.sleep(0.3)
-    parents = [run for run in runs if "sweep.trial" not in run.data.tags and parent_id in (None, run.info.run_id)]
-    ids = {run.info.run_id for run in parents}
     children: dict[str, list[str]] = {}
-    for run in runs:
-        if run.data.tags.get("mlflow.parentRunId") in ids:
-            children.setdefault(run.data.tags["sweep.trial"], []).append(run.info.status)
+    for run in parts:
+        children.setdefault(run.data.tags["sweep.trial"], []).append(run.info.status)
     return parents, children

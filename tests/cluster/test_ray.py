@@ -85,6 +85,11 @@ class Team:
         finally:
             known.engine.dispose()
 
+    def has_study(self, storage: str, name: str) -> bool:
+        import optuna
+
+        return name in optuna.get_all_study_names(storage)
+
     def n_done(self, storage: str, name: str) -> int:
         return sum(trial.state.is_finished() for trial in self.trials(storage, name))
 
@@ -288,14 +293,38 @@ def test_a_node_that_dies_before_it_has_told_its_code_is_done_without(mortal, da
     dying = mortal.nodes[1]
     study = ("-m", "hydra/sweeper=study", "hydra.sweeper.study_name=d", f"hydra.sweeper.storage={database}", *SMALL)
     dying.freeze()
-    process = mortal.start(*study, "scratch.n_hidden=4,8", "hydra.sweeper.n_jobs=2", *mortal.shared)
+    two = ("scratch.n_hidden=4,8", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    process = mortal.start(*study, *two, *mortal.shared)
+    while process.poll() is None and not mortal.has_study(database, "d"):  # the last thing before nodes are asked
+        time.sleep(0.1)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(ASKED_SECONDS)
-    assert mortal.n_done(database, "d") == 0
     dying.kill()
     done = mortal.end(process)
     assert len(re.findall(r"^trial \d \(\d/2\)  val_loss", done.stderr, re.MULTILINE)) == 2, done.stderr
     assert Counter(run.info.status for run in mortal.children()) == {"FINISHED": 2}
+
+
+def test_jobs_of_a_grid_on_a_node_that_comes_later_with_other_code_fail_and_say_so(mortal):
+    team = mortal
+    late = team.nodes[1]
+    late.kill()
+    changed = late.project / "conf/keras/default.yaml"
+    changed.write_text(changed.read_text() + "# another machine\n")
+    grid = ("-m", "hydra/launcher=ray", f"hydra.launcher.ray.init.address={team.nodes[0].address}", *SMALL)
+    process = team.start(
+        *grid, "scratch.n_hidden=4,8,12,16,20,24", "scratch.epochs=4000", "hydra.sweep.dir=multirun/g"
+    )
+    while process.poll() is None and not list(team.nodes[0].records.glob("*/run.json")):
+        time.sleep(0.1)
+    late.start()
+    done = team.end(process)
+    outcomes = [json.loads(file.read_text()) for file in team.desk.glob("multirun/g/*/outcome.json")]
+    failed = [one["error"] for one in outcomes if one["error"]]
+    assert 1 <= len(failed) < len(outcomes) == 6, done.stderr
+    for error in failed:
+        assert f"the same code as here is needed on every node, but on {late.host}, in" in error
+    assert not list(late.records.glob("*/run.json"))
 
 
 @pytest.mark.slow
