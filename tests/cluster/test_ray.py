@@ -88,7 +88,11 @@ class Team:
     def has_study(self, storage: str, name: str) -> bool:
         import optuna
 
-        return name in optuna.get_all_study_names(storage)
+        known = optuna.storages.RDBStorage(storage)
+        try:
+            return name in [study.study_name for study in known.get_all_studies()]
+        finally:
+            known.engine.dispose()
 
     def n_done(self, storage: str, name: str) -> int:
         return sum(trial.state.is_finished() for trial in self.trials(storage, name))
