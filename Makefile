@@ -45,7 +45,7 @@ test-slow: setup-test  ## run the slow tests only
 	python -m pytest -m "slow and not cluster"
 
 test-cluster: setup-cluster postgres  ## run the tests with PostgreSQL, an MLflow server, S3 and Ray, all of which they start and stop
-	python -m pytest -m cluster tests/cluster
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m cluster tests/cluster
 
 test-cluster-short: setup-cluster postgres  ## run one of these for each service
 	python -m pytest -m "cluster and short" tests/cluster
