@@ -155,8 +155,8 @@ def test_wrong_python_is_one_clear_line(clone: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_ci_runs_the_tests_and_the_short_ones_of_a_teams_set_up() -> None:
+def test_ci_runs_the_tests_and_those_of_a_teams_set_up() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    for target in ("test", "test-cluster-short"):
+    for target in ("test", "test-cluster"):
         assert f"make {target} </dev/null" in script.read_text()
