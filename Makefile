@@ -39,7 +39,7 @@ repro: setup  ## run the pipeline: what is out of date is made again, then the r
 	python -m pipeline.summary
 
 test: setup-test chromium lint  ## what CI runs: lint, then every test that is not slow
-	python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 2)) --dist loadfile --no-loadscope-reorder --durations 15 -m "not slow and not cluster"
+	python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --durations 15 -m "not slow and not cluster"
 
 test-slow: setup-test  ## run the slow tests only
 	python -m pytest -m "slow and not cluster"
