@@ -38,7 +38,7 @@ repro: setup  ## run the pipeline: what is out of date is made again, then the r
 	dvc repro
 	python -m pipeline.summary
 
-test: setup-test chromium lint  ## what CI runs: lint, then every test that is not slow
+test: setup-test chromium lint  ## what CI runs first: lint, then every test that is not slow
 	python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --durations 15 -m "not slow and not cluster"
 
 test-slow: setup-test  ## run the slow tests only

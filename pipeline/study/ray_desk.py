@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -81,9 +81,10 @@ class _Teller(logging.Handler):
 class _Clerk:
     """The process on this machine that answers for the desk."""
 
-    def __init__(self, folder: str, own: Own) -> None:
+    def __init__(self, folder: str, own: Own, checkout: Mapping[str, str]) -> None:
         os.chdir(folder)
         self._own = own
+        self._checkout = dict(checkout)
         self._heard: list[str] = []
 
     def answer(self, question: str, *given: Any) -> Any:
@@ -91,8 +92,8 @@ class _Clerk:
         return getattr(self._own, question)(*given)
 
     def checkout(self) -> dict[str, str]:
-        """Return what a node must have, see `signature.checkout`."""
-        return signature.checkout()
+        """Return what a node must have: what this machine had when the grid was started; see `signature.checkout`."""
+        return self._checkout
 
     def inputs(self, settings: Settings) -> tuple[str, str | None]:
         """Return the md5s of what a training reads, once it can be brought."""
@@ -118,7 +119,7 @@ def desk_here(own: Own) -> Iterator[Callable[[], list[str]]]:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     made = ray.remote(_Clerk).options(name=own.sweep_id, num_cpus=0, scheduling_strategy=here)
-    clerk = made.remote(str(Path.cwd()), own)
+    clerk = made.remote(str(Path.cwd()), own, signature.checkout())
 
     def news() -> list[str]:
         heard: list[str] = ray.get(clerk.heard.remote())

@@ -51,6 +51,7 @@ class Tasks:
 
     n_jobs: int
     arguments: Sequence[str]
+    _wanted: dict[str, str] = field(default_factory=signature.checkout)  # now: what is edited later is no trial's
     _tasks: list[_Task] = field(default_factory=list)
     _deaths: list[Death] = field(default_factory=list)
     _started: float = 0.0
@@ -66,7 +67,7 @@ class Tasks:
         name = f"ray {uuid.uuid4().hex}"
         task = ray.remote(_work).options(num_cpus=1, max_retries=0, num_returns="streaming")
         variables = {**ONE_THREAD, IS_WORKER: "1", ON_NODE: name}
-        return _Task(name, task.remote(list(self.arguments), variables, signature.checkout()))
+        return _Task(name, task.remote(list(self.arguments), variables, self._wanted))
 
     def deaths(self) -> list[Death]:
         """Return the deaths since the last call; log what the workers have said."""

@@ -108,6 +108,8 @@ def conduct(search: Search) -> None:
         SettingsError: the storage cannot be opened, or the study was begun with something else.
         SweepError: too many trials have failed, or no worker is left.
     """
+    from pipeline.tracking.pages import is_page
+
     n_slots, n_combinations = search.plan.n_slots, len(search.plan.combinations)
     with storage.alone(search.name):
         study = storage.open_study(search.options.storage, search.name, search.direction)
@@ -120,7 +122,7 @@ def conduct(search: Search) -> None:
     elif n_slots < n_combinations:
         log.info("the grid has %d combinations, of which n_trials=%d are tried", n_combinations, n_slots)
     address = study.user_attrs.get(ADDRESS, {}).get(_told(search, goal))
-    if not worker.is_done(search, study) or not address:
+    if not worker.is_done(search, study) or not address or not is_page(address):
         address = _go_on(search, study, goal)
     else:
         _settle_data(search, study)

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from pipeline.address import reason, redact
 from pipeline.config import Settings
+from pipeline.errors import SettingsError
 from pipeline.tracking.store import is_server, open_store, tracking_uri
 from pipeline.trained import HISTORY_KEYS
 
@@ -40,12 +41,15 @@ def is_served(settings: Settings) -> bool:
 
 def shown_at(settings: Settings, run_ids: Sequence[str], experiment_id: str | None = None) -> str:
     """Return where exactly these runs are shown, as a line for the terminal; None: they are of the project's own."""
+    from mlflow.exceptions import MlflowException
+
     note = "" if is_served(settings) else "  (`make ui` serves it)"
     try:
         return run_page(settings, run_ids, experiment_id=experiment_id) + note
-    except Exception as error:  # of MLflow, the network or a database; its text may hold a password
-        log.debug("no page: %s", reason(error))
+    except (MlflowException, SettingsError):  # of MLflow: its text may hold a password
         return f"{NOT_KNOWN}, {server(settings)} does not answer"
+    except Exception as error:  # a proxy's page in place of an answer, a database
+        return f"{NOT_KNOWN}, {server(settings)}: {reason(error)}"
 
 
 def is_page(shown: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.address import reason
 from pipeline.config import Settings
+from pipeline.errors import SettingsError
 from pipeline.tracking.delivery import Destination
 from pipeline.tracking.store import open_store, say_away, tracking_uri
 
@@ -42,12 +43,16 @@ def promote(settings: Settings, dataset: str, data_md5: str, test_sha256: str) -
     Returns:
         The version that is now the champion; None if the alias has not moved, or the store cannot be reached.
     """
+    from mlflow.exceptions import MlflowException
+
     task = task_of(settings, dataset)
     try:
         return _promote(settings, task, dataset, data_md5, test_sha256)
-    except Exception as error:  # of MLflow, the network or a database
+    except (SettingsError, MlflowException) as error:
         say_away(tracking_uri(settings), reason(error), f"{CHAMPION} of {task} stays as it is")
-        return None
+    except Exception as error:  # a proxy's page in place of an answer; a champion made by hand, without its figures
+        log.warning("%s of %s stays as it is, as nothing can be compared with it: %s", CHAMPION, task, reason(error))
+    return None
 
 
 def _promote(settings: Settings, task: str, dataset: str, data_md5: str, test_sha256: str) -> str | None:
